@@ -1,0 +1,36 @@
+"""What a cluster file says. It is the compiler's own: the runtime never sees it."""
+
+from typing import Annotated
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from runtime.schema import Schema
+
+
+class HttpOptions(Schema):
+    """Where Ray's proxies listen."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Ray's own default is every interface."""
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    """TCP port. Ray ignores a change of it until Serve is shut down."""
+    request_timeout_s: PositiveFloat = 600.0
+    """Seconds after which Ray ends a request, streams included. Ray's own default is no limit."""
+
+
+class GatewayOptions(Schema):
+    """The gateway application."""
+
+    num_replicas: PositiveInt = 1
+    """Replicas of the gateway."""
+
+
+class ClusterSpec(Schema):
+    """A cluster: which models it serves, and how it is reached."""
+
+    models: Annotated[list[str], Field(min_length=1)]
+    """Names of model files, or globs such as `mosaicml--*`."""
+    http: HttpOptions = HttpOptions()
+    """Where Ray's proxies listen."""
+    gateway: GatewayOptions = GatewayOptions()
+    """The gateway application."""

@@ -1,0 +1,103 @@
+"""Diagnostics: what is wrong, where, what else had a part in it, and what to do. Printing them is `report`'s."""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from compiler.source.tree import Span
+
+
+class Severity(StrEnum):
+    """`error`: nothing is written. `warning`: it compiles."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+CODES: dict[str, str] = {
+    "E101": "file cannot be read",
+    "E102": "file is too large or nested too deep",
+    "E103": "file is not UTF-8 text",
+    "E104": "YAML syntax",
+    "E105": "duplicate key",
+    "E106": "YAML feature that config files may not use",
+    "E107": "number out of range",
+    "E108": "top level is not a mapping",
+    "E109": "file name",
+    "E201": "layer does not exist",
+    "E202": "layers extend each other in a circle",
+    "E203": "layers cannot be put in order",
+    "E204": "layer name is ambiguous",
+    "E205": "`extends` is not a layer name or a list of them",
+    "E206": "mapping and value cannot be merged",
+    "E301": "unknown key",
+    "E302": "missing key",
+    "E303": "wrong type",
+    "E304": "value not allowed",
+    "E305": "old and new name of a field are both set",
+    "E401": "cluster selects no model",
+    "E402": "two models of a cluster share an id",
+    "E403": "model cannot be placed",
+    "E404": "no default cluster",
+    "E501": "generated file cannot be written",
+    "W301": "field has a new name",
+    "W302": "field has no effect any more",
+}
+"""Every code and its title. 1: reading, 2: layering, 3: schema, 4: clusters, 5: output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A place and what is to be said about it."""
+
+    span: Span
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One finding. `primary` is None only where no file has the blame (an unwritable folder, say)."""
+
+    code: str
+    message: str
+    primary: Label | None
+    secondary: tuple[Label, ...] = ()
+    help: str | None = None
+
+    @property
+    def severity(self) -> Severity:
+        """Follows from the code's letter."""
+        return Severity.ERROR if self.code.startswith("E") else Severity.WARNING
+
+
+class ConfigErrors(Exception):
+    """The user's config is wrong. Carries every diagnostic found, warnings too."""
+
+    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
+        self.diagnostics = list(diagnostics)
+        super().__init__("; ".join(diagnostic.message for diagnostic in self.diagnostics))
+
+
+def has_errors(diagnostics: Iterable[Diagnostic]) -> bool:
+    """Whether anything found forbids writing."""
+    return any(diagnostic.severity is Severity.ERROR for diagnostic in diagnostics)
+
+
+def in_order(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
+    """Without repetitions (a base's mistake shows in every model on it), by file and line."""
+
+    def position(diagnostic: Diagnostic) -> tuple[str, int, int, str]:
+        if diagnostic.primary is None:
+            return ("", 0, 0, diagnostic.code)
+        span = diagnostic.primary.span
+        return (span.file, span.line, span.column, diagnostic.code)
+
+    return sorted(dict.fromkeys(diagnostics), key=position)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """The known name that `name` was probably meant to be."""
+    by_folded = {candidate.casefold(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.6)
+    return by_folded[close[0]] if close else None

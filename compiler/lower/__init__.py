@@ -1,0 +1,1 @@
+"""Lowering: from what a model is to what Ray Serve is told."""

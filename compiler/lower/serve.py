@@ -1,0 +1,188 @@
+"""ModelSpec -> Ray Serve documents (the schema of `serve deploy`, Ray 2.60).
+
+What needs new processes goes into `args` and `runtime_env`, what does not into `user_config`; Ray restarts an
+application for the first and reconfigures it for the second.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from compiler.check.cluster import ClusterSpec, HttpOptions
+from runtime.application import (
+    GatewayModel,
+    GatewaySettings,
+    ModelArguments,
+    ModelSettings,
+    ModelSpec,
+)
+from runtime.schema import Schema
+
+MODEL_IMPORT_PATH = "runtime.serve:model"
+GATEWAY_IMPORT_PATH = "runtime.serve:gateway"
+GATEWAY = "gateway"
+"""Name of the gateway application; no model file may be called so."""
+
+MAX_ONGOING_HEADROOM = 8
+"""Ray sends a replica so many requests more than it accepts: those are refused by the replica, in OpenAI's words,
+and not by Ray's proxy, in plain text."""
+GATEWAY_MAX_ONGOING = 1024
+"""Requests that one gateway replica forwards at a time; each costs it one connection."""
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A checked model and the file that declares it."""
+
+    name: str
+    file: str
+    spec: ModelSpec
+
+    @property
+    def route_prefix(self) -> str:
+        """Where the model's own application listens."""
+        return f"/{self.name}"
+
+
+def cluster_document(cluster: ClusterSpec, models: list[Model]) -> Document:
+    """The complete Serve config of a cluster: all its models and the gateway."""
+    applications = [model_application(model) for model in models]
+    return _document(cluster.http, [*applications, _gateway_application(cluster, models)])
+
+
+def model_document(model: Model) -> Document:
+    """The model alone, as a complete Serve config."""
+    return _document(HttpOptions(), [model_application(model)])
+
+
+def _document(http: HttpOptions, applications: list[Document]) -> Document:
+    return {"proxy_location": "EveryNode", "http_options": _dump(http), "applications": applications}
+
+
+def model_application(model: Model) -> Document:
+    """One model as one Serve application."""
+    spec = model.spec
+    initialization = spec.model.initialization
+    arguments = ModelArguments(
+        name=model.name,
+        declared_in=model.file,
+        model_id=spec.model.model_id,
+        model_description=spec.model.model_description,
+        warmup=spec.model.warmup,
+        initialization=initialization.model_copy(update={"runtime_env": None}),  # Ray applies it, not we
+        scaling_config=spec.scaling_config,
+    )
+    application: Document = {
+        "name": model.name,
+        "route_prefix": model.route_prefix,
+        "import_path": MODEL_IMPORT_PATH,
+    }
+    if initialization.runtime_env is not None:
+        application["runtime_env"] = _dump(initialization.runtime_env.declared())
+    return {**application, "args": _dump(arguments), "deployments": [_model_deployment(spec)]}
+
+
+def _model_deployment(spec: ModelSpec) -> Document:
+    config = spec.deployment_config
+    slots = spec.model.generation.max_batch_size
+    waiting = 2 * slots if config.max_waiting_requests is None else config.max_waiting_requests
+    settings = ModelSettings(
+        generation=spec.model.generation,
+        max_input_words=spec.model.max_input_words,
+        max_waiting_requests=waiting,
+    )
+    scaling = (
+        {"num_replicas": config.num_replicas}
+        if config.autoscaling_config is None
+        else {"autoscaling_config": _dump(config.autoscaling_config)}
+    )
+    return {
+        "name": "Model",
+        **scaling,
+        "max_ongoing_requests": config.max_ongoing_requests or slots + waiting + MAX_ONGOING_HEADROOM,
+        "max_queued_requests": config.max_queued_requests,
+        "backpressure_config": {"status_code": 429, "retry_after_s": 1.0},
+        "graceful_shutdown_wait_loop_s": config.graceful_shutdown_wait_loop_s,
+        "graceful_shutdown_timeout_s": config.graceful_shutdown_timeout_s,
+        "health_check_period_s": config.health_check_period_s,
+        "health_check_timeout_s": config.health_check_timeout_s,
+        **_placement(spec),
+        "user_config": _dump(settings),
+    }
+
+
+def _placement(spec: ModelSpec) -> Document:
+    """Where the replica and its workers run.
+
+    An engine that computes in the replica gives the worker's resources to the replica actor. One with workers
+    gets a placement group: a bundle for the coordinating replica, then one a worker.
+    """
+    options = spec.deployment_config.ray_actor_options
+    scaling = spec.scaling_config
+    actor = _dump(options)
+    if spec.model.initialization.engine.runs_in == "replica":
+        actor["num_cpus"] = options.num_cpus + scaling.num_cpus_per_worker
+        actor["num_gpus"] = scaling.num_gpus_per_worker
+        actor["resources"] = dict(scaling.resources_per_worker)
+        return {"ray_actor_options": actor}
+    coordinator = _bundle({"CPU": options.num_cpus, **options.resources})
+    worker = _bundle(
+        {
+            "CPU": scaling.num_cpus_per_worker,
+            "GPU": scaling.num_gpus_per_worker,
+            **scaling.resources_per_worker,
+        }
+    )
+    return {
+        "ray_actor_options": actor,
+        "placement_group_bundles": [coordinator, *[worker] * scaling.num_workers],
+        "placement_group_strategy": scaling.placement_strategy,
+    }
+
+
+def _bundle(resources: dict[str, float]) -> dict[str, float]:
+    """Ray refuses a bundle that asks for nothing of something, or for nothing at all."""
+    return {name: amount for name, amount in resources.items() if amount} or {"CPU": 0.001}
+
+
+def _gateway_application(cluster: ClusterSpec, models: list[Model]) -> Document:
+    settings = GatewaySettings(
+        models=[
+            GatewayModel(
+                id=model.spec.model.model_id,
+                application=model.name,
+                route_prefix=model.route_prefix,
+                description=model.spec.model.model_description,
+            )
+            for model in models
+        ]
+    )
+    deployment = {
+        "name": "Gateway",
+        "num_replicas": cluster.gateway.num_replicas,
+        "max_ongoing_requests": GATEWAY_MAX_ONGOING,
+        "max_queued_requests": GATEWAY_MAX_ONGOING,
+        "backpressure_config": {"status_code": 429, "retry_after_s": 1.0},
+        "ray_actor_options": {"num_cpus": 0.0},
+        "user_config": _dump(settings),
+    }
+    return {
+        "name": GATEWAY,
+        "route_prefix": "/",
+        "import_path": GATEWAY_IMPORT_PATH,
+        "args": {},
+        "deployments": [deployment],
+    }
+
+
+def _dump(value: Any) -> Any:
+    """Plain data: declared fields in the schema's order without those left out, free mappings sorted."""
+    if isinstance(value, Schema):
+        items = ((name, getattr(value, name)) for name in type(value).model_fields)
+        return {name: _dump(item) for name, item in items if item is not None}
+    if isinstance(value, dict):
+        return {key: _dump(item) for key, item in sorted(value.items())}
+    if isinstance(value, list):
+        return [_dump(item) for item in value]
+    return value

@@ -1,0 +1,1 @@
+"""Reading: from bytes on disk to a located tree."""

@@ -1,0 +1,229 @@
+"""Strict YAML: parser events composed into a located tree.
+
+YAML 1.2 core scalars, one document, no aliases, anchors, tags or merge keys, no duplicate or non-string keys.
+Composing from events instead of loading makes every position available, and leaves nothing to expand: an alias
+is refused where it stands. Source: yaml.org/spec/1.2.2, chapter 10.3 (core schema).
+"""
+
+import re
+from collections.abc import Iterator
+
+import yaml
+from yaml.cyaml import CParser
+
+from compiler.diagnostics import ConfigErrors, Diagnostic, Label
+from compiler.source.tree import Entry, Mapping, Node, Scalar, ScalarValue, Sequence, Span
+
+MAX_BYTES = 256 * 1024
+"""Largest file. The largest real model file seen has 8 KiB; this bounds time and memory for hostile ones."""
+MAX_DEPTH = 64
+"""Deepest nesting; a complete model file has 7."""
+MAX_INT_DIGITS = 18
+"""Longest integer: what fits 64 bits in every reader of the output."""
+
+_NULL = frozenset({"", "~", "null", "Null", "NULL"})
+_BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_INT = re.compile(r"[-+]?[0-9]+")
+_OCTAL_OR_HEX = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+
+
+def parse(data: bytes, file: str) -> Mapping:
+    """The tree of one file.
+
+    Raises ConfigErrors with every place of `file` at fault that can be told apart; after a syntax error the rest
+    of a file has no meaning.
+    """
+    return _Composer(file).compose(_decode(data, file))
+
+
+def _decode(data: bytes, file: str) -> str:
+    if len(data) > MAX_BYTES:
+        raise _refusal(
+            "E102", f"file has {len(data)} bytes; at most {MAX_BYTES} are read", Span(file, 1, 1, 1, 1)
+        )
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        column = len(data[data.rfind(b"\n", 0, error.start) + 1 : error.start].decode("utf-8", "replace")) + 1
+        span = Span(file, line, column, line, column + 1)
+        raise _refusal(
+            "E103", f"byte {error.start} (0x{data[error.start]:02x}) is not UTF-8", span
+        ) from error
+    if text.startswith("\ufeff"):
+        raise _refusal("E103", "file starts with a byte order mark", Span(file, 1, 1, 1, 2))
+    return text
+
+
+def _refusal(code: str, message: str, span: Span, *others: Label, hint: str | None = None) -> ConfigErrors:
+    return ConfigErrors([Diagnostic(code, message, Label(span), others, hint)])
+
+
+class _Composer:
+    """Turns the events of one file into nodes; findings that do not stop the reading are collected."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.found: list[Diagnostic] = []
+
+    def compose(self, text: str) -> Mapping:
+        events = self._events(text)
+        root: Node | None = None
+        for event in events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                if root is not None:
+                    self._report("E106", "a second document starts here; a file holds one", event)
+                    break
+                root = self._node(next(events), events, depth=1)
+        if root is None or (isinstance(root, Scalar) and root.value is None):
+            empty = Span(self.file, 1, 1, 1, 1)
+            raise _refusal("E108", "file is empty; expected a mapping such as `model_config:`", empty)
+        if not isinstance(root, Mapping):
+            self.found.append(Diagnostic("E108", "top level must be a mapping", Label(root.span)))
+        if self.found:
+            raise ConfigErrors(self.found)
+        assert isinstance(root, Mapping)
+        return root
+
+    def _events(self, text: str) -> Iterator[yaml.Event]:
+        parser = CParser(text)
+        try:
+            while parser.check_event():
+                yield parser.get_event()
+        except yaml.reader.ReaderError as error:
+            before = text.encode()[: error.position].decode(errors="ignore")  # the position counts bytes
+            line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
+            span = Span(self.file, line, column, line, column + 1)
+            raise ConfigErrors([*self.found, Diagnostic("E103", str(error.reason), Label(span))]) from error
+        except yaml.MarkedYAMLError as error:
+            raise ConfigErrors([*self.found, self._syntax_error(error, text)]) from error
+        finally:
+            parser.dispose()
+
+    def _syntax_error(self, error: yaml.MarkedYAMLError, text: str) -> Diagnostic:
+        mark = error.problem_mark or error.context_mark
+        assert mark is not None
+        line, column = mark.line + 1, mark.column + 1
+        lines = text.split("\n")
+        while line > 1 and (line > len(lines) or not lines[line - 1].strip()):
+            line, column = (
+                line - 1,
+                len(lines[line - 2]) + 1,
+            )  # the end of the file: point behind the last text
+        message = ": ".join(part for part in (error.context, error.problem) if part)
+        hint = "indent with spaces" if "\t" in lines[line - 1] else None
+        return Diagnostic("E104", message, Label(Span(self.file, line, column, line, column + 1)), help=hint)
+
+    def _node(self, event: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Node:
+        if depth > MAX_DEPTH:
+            raise ConfigErrors(
+                [
+                    *self.found,
+                    Diagnostic("E102", f"nested deeper than {MAX_DEPTH} levels", Label(self._span(event))),
+                ]
+            )
+        self._refuse_anchors_and_tags(event)
+        if isinstance(event, yaml.MappingStartEvent):
+            return self._mapping(event, events, depth)
+        if isinstance(event, yaml.SequenceStartEvent):
+            return self._sequence(event, events, depth)
+        if isinstance(event, yaml.ScalarEvent):
+            return self._scalar(event)
+        assert isinstance(event, yaml.AliasEvent)
+        self._report("E106", f"alias *{event.anchor}: write the value out, or move it into a layer", event)
+        return Scalar(None, self._span(event))
+
+    def _mapping(self, start: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Mapping:
+        entries: dict[str, Entry] = {}
+        last: yaml.Event | Node = start
+        for event in events:
+            if isinstance(event, yaml.MappingEndEvent):
+                return Mapping(entries, self._cover(start, event, last))
+            key = self._key(self._node(event, events, depth + 1), event)
+            last = self._node(next(events), events, depth + 1)
+            if key is None:
+                continue
+            if key in entries:
+                first = Label(entries[key].key_span, "first set here")
+                again = Label(self._span(event), "and again here")
+                self.found.append(Diagnostic("E105", f"key `{key}` is set twice", again, (first,)))
+            entries[key] = Entry(key, self._span(event), last)
+        raise AssertionError("the parser closes every mapping")
+
+    def _sequence(self, start: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Sequence:
+        items: list[Node] = []
+        for event in events:
+            if isinstance(event, yaml.SequenceEndEvent):
+                return Sequence(tuple(items), self._cover(start, event, items[-1] if items else start))
+            items.append(self._node(event, events, depth + 1))
+        raise AssertionError("the parser closes every list")
+
+    def _cover(self, start: yaml.Event, end: yaml.Event, last: "yaml.Event | Node") -> Span:
+        """From `start` to the closing bracket, or in block style, where there is none, to the last child."""
+        first = self._span(start)
+        flow = getattr(start, "flow_style", False) or isinstance(last, yaml.Event)
+        final = self._span(end) if flow else last.span
+        return Span(self.file, first.line, first.column, final.end_line, final.end_column)
+
+    def _key(self, node: Node, event: yaml.Event) -> str | None:
+        if isinstance(node, Scalar) and isinstance(node.value, str):
+            if node.value == "<<" and isinstance(event, yaml.ScalarEvent) and event.implicit[0]:
+                self._report("E106", "merge key `<<`: use `extends` instead", event)
+                return None
+            return node.value
+        self._report("E106", "a key must be a string; put it in quotes", event)
+        return None
+
+    def _scalar(self, event: yaml.ScalarEvent) -> Scalar:
+        span = self._span(event)
+        if not event.implicit[0]:  # quoted or a block: a string, whatever it looks like
+            return Scalar(event.value, span)
+        return Scalar(self._resolve(event.value, span), span)
+
+    def _resolve(self, text: str, span: Span) -> ScalarValue:
+        if text in _NULL:
+            return None
+        if text in _BOOL:
+            return _BOOL[text]
+        if _INT.fullmatch(text):
+            if len(text.lstrip("+-0")) > MAX_INT_DIGITS:
+                problem = f"integer of more than {MAX_INT_DIGITS} digits"
+                self.found.append(
+                    Diagnostic("E107", problem, Label(span), help="put it in quotes if it is a name")
+                )
+                return 0
+            return int(text)
+        if _OCTAL_OR_HEX.fullmatch(text):
+            return int(text, 0)
+        if _FLOAT.fullmatch(text):
+            return self._float(text, span)
+        if _NOT_FINITE.fullmatch(text):
+            self.found.append(
+                Diagnostic("E107", f"`{text}` is not a number that a config can hold", Label(span))
+            )
+            return 0.0
+        return text
+
+    def _float(self, text: str, span: Span) -> float:
+        value = float(text)
+        if value in (float("inf"), float("-inf")):
+            self.found.append(Diagnostic("E107", "number is too large for a float", Label(span)))
+            return 0.0
+        return value
+
+    def _refuse_anchors_and_tags(self, event: yaml.Event) -> None:
+        if isinstance(event, yaml.AliasEvent):
+            return
+        if getattr(event, "anchor", None) is not None:
+            self._report("E106", f"anchor &{event.anchor}: share values through a layer instead", event)
+        if getattr(event, "tag", None) is not None:
+            self._report("E106", f"tag {event.tag} is not part of the configuration language", event)
+
+    def _report(self, code: str, message: str, event: yaml.Event) -> None:
+        self.found.append(Diagnostic(code, message, Label(self._span(event))))
+
+    def _span(self, event: yaml.Event) -> Span:
+        start, end = event.start_mark, event.end_mark
+        return Span(self.file, start.line + 1, start.column + 1, end.line + 1, end.column + 1)

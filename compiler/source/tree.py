@@ -1,0 +1,112 @@
+"""The located tree: immutable YAML nodes that know where they were written, and what they have replaced."""
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of a file. Lines and columns count from 1, in characters; `end` lies behind the last one."""
+
+    file: str
+    line: int
+    column: int
+    end_line: int
+    end_column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+ScalarValue: TypeAlias = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """A string, number, boolean or null. `overridden`: the definitions it won over, the nearest first."""
+
+    value: ScalarValue
+    span: Span
+    overridden: tuple["Node", ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """A list."""
+
+    items: tuple["Node", ...]
+    span: Span
+    overridden: tuple["Node", ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A key and its value; `key_span` is where the winning definition of the value has its key."""
+
+    key: str
+    key_span: Span
+    value: "Node"
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """A mapping. After a merge the span is the uppermost layer's and the entries come from all of them."""
+
+    entries: dict[str, Entry]
+    span: Span
+    overridden: tuple["Node", ...] = field(default=(), compare=False)
+
+    def get(self, key: str) -> "Node | None":
+        """The value at `key`, if there is one."""
+        entry = self.entries.get(key)
+        return entry.value if entry else None
+
+
+Node: TypeAlias = Scalar | Sequence | Mapping
+Plain: TypeAlias = ScalarValue | list["Plain"] | dict[str, "Plain"]
+
+
+def kind(node: Node) -> str:
+    """What a person calls this node."""
+    match node:
+        case Mapping():
+            return "a mapping"
+        case Sequence():
+            return "a list"
+        case Scalar(value=bool()):
+            return "a boolean"
+        case Scalar(value=str()):
+            return "a string"
+        case Scalar(value=None):
+            return "null"
+        case _:
+            return "a number"
+
+
+def plain(node: Node) -> Plain:
+    """The node as dicts, lists and scalars."""
+    match node:
+        case Mapping():
+            return {key: plain(entry.value) for key, entry in node.entries.items()}
+        case Sequence():
+            return [plain(item) for item in node.items]
+        case Scalar():
+            return node.value
+
+
+def find(node: Node, path: tuple[str | int, ...]) -> tuple[Node, Span, tuple[str | int, ...]]:
+    """Follow `path` as far as the tree goes.
+
+    Returns the node that was reached, the span of the key that led to it, and the part of the path that is there.
+    """
+    span, reached = node.span, 0
+    for step in path:
+        if isinstance(node, Mapping) and isinstance(step, str) and step in node.entries:
+            span, node = node.entries[step].key_span, node.entries[step].value
+        elif isinstance(node, Sequence) and isinstance(step, int) and step < len(node.items):
+            node = node.items[step]
+            span = node.span
+        else:
+            break
+        reached += 1
+    return node, span, path[:reached]

@@ -1,0 +1,164 @@
+"""The contract between compiler and runtime: what a model is, and what of it a deployed application receives.
+
+A change of `ModelArguments` needs new processes (weights, dtype, environment); a change of `ModelSettings`
+reaches running replicas. That split is the reason why editing a temperature never restarts a model.
+"""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
+
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
+
+from runtime.engines import ENGINES, engine_named
+from runtime.engines.spec import EngineSpec, InitializerConfig
+from runtime.schema import Schema
+from runtime.schema.deployment import DeploymentConfig, RuntimeEnv
+from runtime.schema.generation import GenerationConfig
+from runtime.schema.scaling import ScalingConfig
+from runtime.schema.weights import S3MirrorConfig
+
+
+def _canonical_type(value: Any) -> Any:
+    """Any letter case of an engine's name is its name."""
+    if (
+        isinstance(value, dict)
+        and isinstance(value.get("type"), str)
+        and (row := engine_named(value["type"]))
+    ):
+        return {**value, "type": row.name}
+    return value
+
+
+if TYPE_CHECKING:
+    Initializer = InitializerConfig
+else:
+    Initializer = Annotated[
+        Union[tuple(row.config for row in ENGINES)],  # noqa: UP007 (the members come from the table)
+        Field(discriminator="type"),
+        BeforeValidator(_canonical_type),
+    ]
+
+
+class Initialization(Schema):
+    """How to get the model into memory."""
+
+    runtime_env: RuntimeEnv | None = None
+    """Ray runtime environment of the model's processes: packages, environment variables."""
+    s3_mirror_config: S3MirrorConfig | None = None
+    """A mirror to load from instead of the hub."""
+    hf_model_id: str | None = None
+    """The hub repository, where it is not `model_id`."""
+    revision: str = "main"
+    """Branch, tag or commit of the hub repository. Pins weights, code and tokenizer alike."""
+    initializer: Initializer
+    """The engine and its arguments; `type` chooses it."""
+    pipeline: Literal["default", "defaulttransformers", "llamacpp", "vllm"] | None = None
+    """llm-serve pipeline class. Follows from the engine; leave it out."""
+
+    @property
+    def engine(self) -> EngineSpec:
+        """The table row of `initializer.type`."""
+        engine = engine_named(self.initializer.type)
+        assert engine is not None  # the discriminated union admits the table's names only
+        return engine
+
+    @model_validator(mode="after")
+    def _pipeline_fits_engine(self) -> Self:
+        if self.pipeline is not None and self.pipeline not in self.engine.pipelines:
+            raise ValueError(
+                f"pipeline {self.pipeline!r} does not go with {self.engine.name}; "
+                f"leave it out, or use one of: {', '.join(self.engine.pipelines)}"
+            )
+        return self
+
+
+class ModelConfig(Schema):
+    """The model itself."""
+
+    model_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$", max_length=96)]
+    """Public name of the model, and its Hugging Face repository unless `initialization.hf_model_id` says otherwise."""
+    model_task: str = "text-generation"
+    """Hugging Face task of the model."""
+    model_url: str | None = None
+    """Where people read about the model."""
+    model_description: str | None = None
+    """One line about the model, shown by `/v1/models`."""
+    max_input_words: PositiveInt | None = None
+    """Most words of a prompt; only the model's context limits it when left out."""
+    warmup: bool = False
+    """Generate once before the replica reports ready."""
+    initialization: Initialization
+    """How to get the model into memory."""
+    generation: GenerationConfig = GenerationConfig()
+    """How the model generates."""
+
+
+class ModelSpec(Schema):
+    """One model, complete: what all layers of its registry file say together."""
+
+    enabled: bool = True
+    """`false` keeps the file but compiles no application for it."""
+    deployment_config: DeploymentConfig = DeploymentConfig()
+    """The Ray Serve deployment."""
+    model: Annotated[ModelConfig, Field(alias="model_config")]
+    """The model (`model_config` in YAML)."""
+    scaling_config: ScalingConfig = ScalingConfig()
+    """The workers of one replica."""
+
+
+class ModelArguments(Schema):
+    """`args` of a model's application: a change restarts its replicas."""
+
+    name: str
+    """Name of the registry file, of the application and of its route."""
+    declared_in: str
+    """Path of the registry file, for messages."""
+    model_id: str
+    """Public name of the model."""
+    model_description: str | None = None
+    """One line about the model."""
+    warmup: bool = False
+    """Generate once before the replica reports ready."""
+    initialization: Initialization
+    """How to get the model into memory."""
+    scaling_config: ScalingConfig
+    """The workers of one replica."""
+
+    @property
+    def repository(self) -> str:
+        """The hub repository of the weights."""
+        return self.initialization.hf_model_id or self.model_id
+
+
+class ModelSettings(Schema):
+    """`user_config` of a model's deployment: a change reaches running replicas."""
+
+    generation: GenerationConfig
+    """How the model generates."""
+    max_input_words: PositiveInt | None = None
+    """Most words of a prompt."""
+    max_waiting_requests: NonNegativeInt
+    """Requests that may wait for a slot."""
+
+
+class GatewayArguments(Schema):
+    """`args` of the gateway application. Empty: all it needs is hot."""
+
+
+class GatewayModel(Schema):
+    """A model that the gateway offers."""
+
+    id: str
+    """Public name, as in requests' `model`."""
+    application: str
+    """Ray Serve application, for its status."""
+    route_prefix: str
+    """Where the application listens."""
+    description: str | None = None
+    """One line about the model."""
+
+
+class GatewaySettings(Schema):
+    """`user_config` of the gateway: adding a model restarts nothing else."""
+
+    models: list[GatewayModel]
+    """The models of the cluster."""

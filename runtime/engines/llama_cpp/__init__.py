@@ -1,0 +1,53 @@
+"""llamaCpp: a GGUF file through llama.cpp, many sequences in one decode."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from runtime.engines.spec import EngineSpec, InitializerConfig
+from runtime.schema import Schema
+
+
+class LlamaKwargs(Schema):
+    """The arguments of llama-cpp-python's `Llama()` that this engine honours, under the same names."""
+
+    n_ctx: NonNegativeInt = 4096
+    """Tokens of context of each sequence, prompt and answer together; 0 is as much as the model was trained for."""
+    n_batch: PositiveInt = 512
+    """Most tokens that one decode processes, over all sequences."""
+    n_ubatch: PositiveInt = 512
+    """Most tokens that the hardware processes at once."""
+    n_threads: PositiveInt | None = None
+    """CPU threads; `scaling_config.num_cpus_per_worker` when left out."""
+    n_gpu_layers: Annotated[int, Field(ge=-1)] = 0
+    """Layers to put on GPUs; -1 is all."""
+    main_gpu: NonNegativeInt = 0
+    """The GPU that holds the whole model, when it is not split."""
+    use_mmap: bool = True
+    """Map the file instead of reading it."""
+    use_mlock: bool = False
+    """Keep the weights from being swapped out."""
+    flash_attn: bool | None = None
+    """Flash attention; llama.cpp decides when left out."""
+    offload_kqv: bool = True
+    """Keep the key-value cache on the GPU."""
+
+
+class LlamaCpp(InitializerConfig):
+    """Run a GGUF file with llama.cpp."""
+
+    type: Literal["llamaCpp"] = "llamaCpp"
+    model_filename: str | None = None
+    """The file in the model's repository to load, such as `model-Q4_K_M.gguf`. May be left out where the
+    repository has only one .gguf file."""
+    model_init_kwargs: LlamaKwargs = LlamaKwargs()
+    """Arguments of `Llama()`."""
+
+
+SPEC = EngineSpec(
+    name="llamaCpp",
+    config=LlamaCpp,
+    pipelines=("default", "llamacpp"),
+    runs_in="replica",
+    loader="runtime.engines.llama_cpp.engine:load",
+)

@@ -1,0 +1,30 @@
+"""What a row of the engine table says."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from runtime.schema import Schema
+
+
+class InitializerConfig(Schema):
+    """Base of every engine's `initializer` section."""
+
+    type: str
+    """Which engine loads and runs the model. Letter case does not matter."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """One engine: its name in YAML, its config, its resource rule, and where its loader is.
+
+    `pipelines` are the values of `initialization.pipeline` that it accepts. `runs_in` is its resource rule:
+    `replica` computes in the replica's own process, which then holds the worker's resources; `workers` has
+    `num_workers` Ray actors besides the replica. `loader` is `module:function`, imported on the replica only;
+    `None` while the engine can be configured and compiled for, but not run yet.
+    """
+
+    name: str
+    config: type[InitializerConfig]
+    pipelines: tuple[str, ...]
+    runs_in: Literal["replica", "workers"]
+    loader: str | None

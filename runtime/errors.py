@@ -1,0 +1,91 @@
+"""Every error that the runtime raises on purpose, and the one table that turns them into HTTP.
+
+LLMServeError
+├── ConfigError             the registry file asks for something that cannot be had; stops the replica
+├── RequestError            the client's fault
+│   ├── ContextLengthError  the prompt does not fit
+│   └── ModelNotFoundError  no such model in this cluster
+├── ModelUnavailableError   the model exists but cannot answer (starting, failed)
+├── OverloadedError         slots and queue are full
+└── EngineError             the engine failed while it worked on a request
+"""
+
+from typing import NamedTuple
+
+
+class LLMServeError(Exception):
+    """Root of all errors raised on purpose."""
+
+
+class ConfigError(LLMServeError):
+    """A value of the registry file cannot be honoured on this machine.
+
+    `field` is the path in the registry file (`model_config.initialization...`) and `declared_in` the file, so
+    that whoever reads `serve status` knows what to edit.
+    """
+
+    def __init__(self, field: str, declared_in: str, problem: str) -> None:
+        super().__init__(f"{declared_in}: {field}: {problem}")
+        self.field = field
+        self.declared_in = declared_in
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[type["ConfigError"], tuple[str, str, str]]:
+        # Ray pickles a replica's start-up error, and an exception is rebuilt from its constructor's arguments.
+        return ConfigError, (self.field, self.declared_in, self.problem)
+
+
+class RequestError(LLMServeError):
+    """The request is wrong; `param` names the request field at fault where there is one."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class ContextLengthError(RequestError):
+    """Prompt and answer do not fit the model's context."""
+
+
+class ModelNotFoundError(RequestError):
+    """The cluster has no model of that name."""
+
+
+class ModelUnavailableError(LLMServeError):
+    """The model is declared, but no replica can answer now."""
+
+
+class OverloadedError(LLMServeError):
+    """Every slot and every waiting place is taken."""
+
+
+class EngineError(LLMServeError):
+    """The engine failed on a request that was valid."""
+
+
+class HttpError(NamedTuple):
+    """How an error looks on the wire, in OpenAI's terms."""
+
+    status: int
+    type: str
+    code: str | None
+    retry_after_s: int | None = None
+
+
+HTTP_ERRORS: dict[type[LLMServeError], HttpError] = {
+    ContextLengthError: HttpError(400, "invalid_request_error", "context_length_exceeded"),
+    ModelNotFoundError: HttpError(404, "invalid_request_error", "model_not_found"),
+    RequestError: HttpError(400, "invalid_request_error", None),
+    ModelUnavailableError: HttpError(503, "server_error", "model_unavailable", retry_after_s=5),
+    OverloadedError: HttpError(429, "rate_limit_error", "overloaded", retry_after_s=1),
+    EngineError: HttpError(500, "server_error", "engine_error"),
+    ConfigError: HttpError(500, "server_error", "config_error"),
+}
+
+
+def http_error(error: LLMServeError) -> HttpError:
+    """The row of the nearest class of `error` that has one."""
+    for cls in type(error).__mro__:
+        if cls in HTTP_ERRORS:
+            return HTTP_ERRORS[cls]
+    return HttpError(500, "server_error", None)

@@ -1,0 +1,124 @@
+"""`deployment_config`: the Ray Serve deployment of a model. Names are those of Ray Serve 2.60."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    Field,
+    JsonValue,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from runtime.schema import Schema
+
+Resources = dict[str, PositiveFloat]
+"""Ray custom resources: name -> amount, such as `instance_type_g5: 0.01`."""
+
+
+class RuntimeEnv(Schema, extra="allow"):
+    """A Ray runtime environment. Keys that are not listed here go to Ray as they are."""
+
+    __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
+
+    env_vars: dict[str, str] = {}
+    """Environment variables of the worker processes. Values are strings: quote numbers and booleans."""
+    pip: list[str] | dict[str, JsonValue] | None = None
+    """Python packages to install, as pip requirement lines, or Ray's long form."""
+
+    def declared(self) -> dict[str, Any]:
+        """What the user set, nothing else: Ray treats an empty key differently from a missing one."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+class AutoscalingConfig(Schema):
+    """When Ray Serve adds and removes replicas."""
+
+    min_replicas: NonNegativeInt = 1
+    """Fewest replicas; 0 lets the model scale to zero, and its first request waits for a start."""
+    initial_replicas: NonNegativeInt | None = None
+    """Replicas at the first deploy; `min_replicas` when left out."""
+    max_replicas: PositiveInt = 1
+    """Most replicas."""
+    target_ongoing_requests: PositiveFloat = 2.0
+    """Requests (running and queued) per replica that the autoscaler aims at. Ray's default is 2."""
+    metrics_interval_s: PositiveFloat | None = None
+    """Seconds between metric reports. Deprecated in Ray, which warns when it is not 10."""
+    look_back_period_s: PositiveFloat = 30.0
+    """Seconds of metrics that one decision averages over."""
+    upscaling_factor: PositiveFloat | None = None
+    """Gain of scaling up; 1.0 when left out."""
+    downscaling_factor: PositiveFloat | None = None
+    """Gain of scaling down; 1.0 when left out."""
+    upscale_delay_s: NonNegativeFloat = 30.0
+    """Seconds that demand must last before replicas are added."""
+    downscale_delay_s: NonNegativeFloat = 600.0
+    """Seconds that demand must be gone before replicas are removed."""
+    downscale_to_zero_delay_s: NonNegativeFloat | None = None
+    """Seconds before the last replica goes; `downscale_delay_s` when left out."""
+    aggregation_function: Literal["mean", "max", "min"] = "mean"
+    """How metrics are aggregated over the look-back period."""
+
+    @model_validator(mode="after")
+    def _replica_counts_are_ordered(self) -> Self:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(
+                f"max_replicas ({self.max_replicas}) is below min_replicas ({self.min_replicas})"
+            )
+        initial = self.initial_replicas
+        if initial is not None and not self.min_replicas <= initial <= self.max_replicas:
+            raise ValueError(
+                f"initial_replicas ({initial}) is not between min_replicas ({self.min_replicas}) "
+                f"and max_replicas ({self.max_replicas})"
+            )
+        return self
+
+
+class RayActorOptions(Schema):
+    """Where the replica actor runs. For engines with workers of their own these are the coordinator's."""
+
+    num_cpus: NonNegativeFloat = 1.0
+    """CPUs that the replica actor reserves, apart from its workers'."""
+    memory: NonNegativeFloat | None = None
+    """Heap memory that the replica reserves, in bytes."""
+    resources: Resources = {}
+    """Ray custom resources of the replica's node."""
+    accelerator_type: str | None = None
+    """Ray's name of an accelerator that the replica's node must have, such as `A10G`."""
+
+
+class DeploymentConfig(Schema):
+    """The Ray Serve deployment of the model."""
+
+    autoscaling_config: AutoscalingConfig | None = AutoscalingConfig()
+    """Autoscaling. `null` together with `num_replicas` fixes the number."""
+    num_replicas: PositiveInt | None = None
+    """A fixed number of replicas, instead of autoscaling."""
+    ray_actor_options: RayActorOptions = RayActorOptions()
+    """Resources of the replica actor."""
+    max_ongoing_requests: PositiveInt | None = None
+    """Requests that Ray sends to one replica at a time. When left out: the slots, the waiting places and a few
+    more, so that it is the replica that refuses, with OpenAI's error."""
+    max_waiting_requests: NonNegativeInt | None = None
+    """Requests that may wait in a replica for a free slot before more are refused with 429; twice
+    `generation.max_batch_size` when left out."""
+    max_queued_requests: Annotated[int, Field(ge=0)] = 128
+    """Requests that each Ray proxy holds back for the model before it answers 429 itself. Ray's own default is no limit."""
+    health_check_period_s: PositiveFloat = 10.0
+    """Seconds between health checks."""
+    health_check_timeout_s: PositiveFloat = 30.0
+    """Seconds after which a silent replica counts as unhealthy."""
+    graceful_shutdown_wait_loop_s: PositiveFloat = 2.0
+    """Seconds between looks whether a stopping replica has finished its requests."""
+    graceful_shutdown_timeout_s: NonNegativeFloat = 60.0
+    """Seconds that a stopping replica may take to finish its requests."""
+
+    @model_validator(mode="after")
+    def _one_way_of_scaling(self) -> Self:
+        if self.num_replicas is not None and self.autoscaling_config is not None:
+            raise ValueError(
+                "num_replicas and autoscaling_config exclude each other: set one of them to null"
+            )
+        return self
