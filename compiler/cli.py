@@ -58,15 +58,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    compile_.add_argument(
-        "--check", action="store_true", help="write nothing; exit 2 with a diff on any difference"
-    )
-    compile_.add_argument(
-        "--root", type=Path, help="the project's folder (default: the nearest one with a registry/)"
-    )
-    compile_.add_argument(
-        "--format", choices=("human", "json"), default="human", help="how to print findings"
-    )
+    compile_.add_argument("--check", action="store_true", help="write nothing; exit 2 with a diff on any difference")
+    compile_.add_argument("--root", type=Path, help="the project's folder (default: the nearest one with a registry/)")
+    compile_.add_argument("--format", choices=("human", "json"), default="human", help="how to print findings")
     compile_.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)
     return parser
 

@@ -60,9 +60,7 @@ def compile_project(project: Project) -> Compilation:
     enabled = [compiled.model for compiled in models if compiled.model.spec.enabled]
     outputs: dict[str, bytes] = {}
     for model in enabled:
-        outputs[f"generated/models/{model.name}.yaml"] = emit(
-            model_document(model), HEADER.format(source=model.file)
-        )
+        outputs[f"generated/models/{model.name}.yaml"] = emit(model_document(model), HEADER.format(source=model.file))
     clusters = sorted({DEFAULT_CLUSTER, *project.clusters()})
     for name in clusters:
         chosen = _collect(found, partial(_compile_cluster, project, name, enabled, found))
@@ -112,11 +110,7 @@ def _select(project: Project, tree: Tree, enabled: list[Model], found: list[Diag
         pattern = str(plain(item))
         if not any(fnmatchcase(name, pattern) for name in project.models()):
             guess = did_you_mean(pattern, project.models())
-            hint = (
-                f"did you mean `{guess}`?"
-                if guess
-                else "a model is named like its file in registry/, without .yaml"
-            )
+            hint = f"did you mean `{guess}`?" if guess else "a model is named like its file in registry/, without .yaml"
             found.append(Diagnostic("E401", f"no model is called `{pattern}`", Label(item.span), help=hint))
         for model in enabled:
             if fnmatchcase(model.name, pattern):
@@ -141,12 +135,8 @@ def _check_ids(chosen: list[tuple[Model, Span]], project: Project, found: list[D
 
 def _check_name(name: str, file: str) -> None:
     if not NAME.fullmatch(name) or name == GATEWAY:
-        reason = (
-            "is the gateway's own name" if name == GATEWAY else "has characters other than A-Z a-z 0-9 . _ -"
-        )
-        raise ConfigErrors(
-            [Diagnostic("E109", f"file name `{name}` {reason}", Label(Span(file, 1, 1, 1, 1)))]
-        )
+        reason = "is the gateway's own name" if name == GATEWAY else "has characters other than A-Z a-z 0-9 . _ -"
+        raise ConfigErrors([Diagnostic("E109", f"file name `{name}` {reason}", Label(Span(file, 1, 1, 1, 1)))])
 
 
 def _collect(found: list[Diagnostic], step: Callable[[], T]) -> T | None:

@@ -18,9 +18,7 @@ SourceLine = Callable[[str, int], str | None]
 _RED, _YELLOW, _BLUE, _BOLD, _RESET = "\x1b[1;31m", "\x1b[1;33m", "\x1b[1;34m", "\x1b[1m", "\x1b[0m"
 
 
-def print_diagnostics(
-    diagnostics: Sequence[Diagnostic], line: SourceLine, stream: TextIO | None = None
-) -> None:
+def print_diagnostics(diagnostics: Sequence[Diagnostic], line: SourceLine, stream: TextIO | None = None) -> None:
     """Every finding for people, with its source lines, and their number at the end."""
     stream = stream or sys.stderr
     paint = _painter(stream)

@@ -19,11 +19,7 @@ from runtime.schema.weights import S3MirrorConfig
 
 def _canonical_type(value: Any) -> Any:
     """Any letter case of an engine's name is its name."""
-    if (
-        isinstance(value, dict)
-        and isinstance(value.get("type"), str)
-        and (row := engine_named(value["type"]))
-    ):
+    if isinstance(value, dict) and isinstance(value.get("type"), str) and (row := engine_named(value["type"])):
         return {**value, "type": row.name}
     return value
 

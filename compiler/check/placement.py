@@ -13,9 +13,7 @@ def check_placement(tree: Mapping, spec: ModelSpec) -> list[Diagnostic]:
     found = []
     if spec.deployment_config.ray_actor_options.resources:
         _, span, _ = find(tree, ("deployment_config", "ray_actor_options", "resources"))
-        message = (
-            f"{engine.name} computes in the replica itself: it cannot be on another node than its worker"
-        )
+        message = f"{engine.name} computes in the replica itself: it cannot be on another node than its worker"
         hint = "name the node type in `scaling_config.resources_per_worker`"
         found.append(Diagnostic("E403", message, Label(span), help=hint))
     if spec.scaling_config.num_workers != 1:

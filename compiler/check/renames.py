@@ -63,14 +63,10 @@ def _apply(rename: Rename, tree: Mapping, path: Path, found: list[Diagnostic]) -
         if name in tree.entries:
             there = Label(tree.entries[name].key_span, "today's name")
             message = f"`{rename.old}` and `{name}` are the same field"
-            found.append(
-                Diagnostic("E305", message, Label(old.key_span, "old name"), (there,), "remove the old one")
-            )
+            found.append(Diagnostic("E305", message, Label(old.key_span, "old name"), (there,), "remove the old one"))
             return tree
     found.append(
-        Diagnostic(
-            "W301", f"`{rename.old}` is called {today} now", Label(old.key_span), help=_advice(rename, old)
-        )
+        Diagnostic("W301", f"`{rename.old}` is called {today} now", Label(old.key_span), help=_advice(rename, old))
     )
     entries: dict[str, Entry] = {}
     for key, entry in tree.entries.items():

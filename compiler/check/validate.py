@@ -103,9 +103,7 @@ def _bad_value(path: Path, node: Node, error: ErrorDetails) -> Diagnostic:
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     message = message.replace("String should", "must")
     text = f"`{_dotted(path)}`: {message}" if path else message
-    blamed = (
-        [entry for key, entry in node.entries.items() if key in message] if isinstance(node, Mapping) else []
-    )
+    blamed = [entry for key, entry in node.entries.items() if key in message] if isinstance(node, Mapping) else []
     if not blamed:
         return Diagnostic("E304", text, _at(node), _losers(node))
     places = [_at(entry.value, f"`{entry.key}`") for entry in blamed]

@@ -85,11 +85,7 @@ class _Linearizer:
 
     def _unknown(self, name: str, span: Span) -> Diagnostic:
         guess = did_you_mean(name, [*self.project.models(), *self.project.profiles()])
-        hint = (
-            f"did you mean `{guess}`?"
-            if guess
-            else "a layer is a file under base/ or registry/, without .yaml"
-        )
+        hint = f"did you mean `{guess}`?" if guess else "a layer is a file under base/ or registry/, without .yaml"
         return Diagnostic("E201", f"there is no layer `{name}`", Label(span), help=hint)
 
     def _merge(self, file: str, lists: list[list[str]], references: list[_Reference]) -> list[str]:
@@ -122,9 +118,7 @@ def _extended_names(tree: Mapping, found: list[Diagnostic]) -> list[tuple[str, S
 
 
 def _ambiguous(name: str, files: list[str], span: Span) -> Diagnostic:
-    return Diagnostic(
-        "E204", f"`{name}` could be {' or '.join(files)}", Label(span), help="rename one of them"
-    )
+    return Diagnostic("E204", f"`{name}` could be {' or '.join(files)}", Label(span), help="rename one of them")
 
 
 def _circle(path: tuple[_Reference, ...]) -> Diagnostic:

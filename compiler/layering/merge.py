@@ -51,16 +51,12 @@ def _merge_mappings(
         entries = dict(lower.entries)
     for key, entry in upper.entries.items():
         below = entries.get(key)
-        value = (
-            entry.value if below is None else _merge(below.value, entry, (*path, key), discriminators, found)
-        )
+        value = entry.value if below is None else _merge(below.value, entry, (*path, key), discriminators, found)
         entries[key] = Entry(key, entry.key_span, value)
     return Mapping(entries, upper.span, _history(lower, upper))
 
 
-def _merge(
-    lower: Node, entry: Entry, path: Path, discriminators: dict[Path, str], found: list[Diagnostic]
-) -> Node:
+def _merge(lower: Node, entry: Entry, path: Path, discriminators: dict[Path, str], found: list[Diagnostic]) -> Node:
     upper = entry.value
     if isinstance(lower, Mapping) and isinstance(upper, Mapping):
         return _merge_mappings(lower, upper, path, discriminators, found)
@@ -98,6 +94,4 @@ def _clash(lower: Node, upper: Node, path: Path) -> Diagnostic:
 
 def _first_line(span: Span) -> Span:
     """A mapping may be long; its first line is enough to show."""
-    return (
-        span if span.line == span.end_line else replace(span, end_line=span.line, end_column=span.column + 1)
-    )
+    return span if span.line == span.end_line else replace(span, end_line=span.line, end_column=span.column + 1)

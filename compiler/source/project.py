@@ -80,9 +80,7 @@ class Project:
     def _names(self, folder: str, *, deep: bool) -> list[str]:
         top = self.root / folder
         found = top.rglob("*.yaml") if deep else top.glob("*.yaml")
-        return sorted(
-            PurePosixPath(path.relative_to(top).as_posix()).with_suffix("").as_posix() for path in found
-        )
+        return sorted(PurePosixPath(path.relative_to(top).as_posix()).with_suffix("").as_posix() for path in found)
 
 
 def _unreadable(file: str, reason: str) -> Diagnostic:

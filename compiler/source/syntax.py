@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 import yaml
-from yaml.cyaml import CParser
+from yaml import cyaml
 
 from compiler.diagnostics import ConfigErrors, Diagnostic, Label
 from compiler.source.tree import Entry, Mapping, Node, Scalar, ScalarValue, Sequence, Span
@@ -40,18 +40,14 @@ def parse(data: bytes, file: str) -> Mapping:
 
 def _decode(data: bytes, file: str) -> str:
     if len(data) > MAX_BYTES:
-        raise _refusal(
-            "E102", f"file has {len(data)} bytes; at most {MAX_BYTES} are read", Span(file, 1, 1, 1, 1)
-        )
+        raise _refusal("E102", f"file has {len(data)} bytes; at most {MAX_BYTES} are read", Span(file, 1, 1, 1, 1))
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         column = len(data[data.rfind(b"\n", 0, error.start) + 1 : error.start].decode("utf-8", "replace")) + 1
         span = Span(file, line, column, line, column + 1)
-        raise _refusal(
-            "E103", f"byte {error.start} (0x{data[error.start]:02x}) is not UTF-8", span
-        ) from error
+        raise _refusal("E103", f"byte {error.start} (0x{data[error.start]:02x}) is not UTF-8", span) from error
     if text.startswith("\ufeff"):
         raise _refusal("E103", "file starts with a byte order mark", Span(file, 1, 1, 1, 2))
     return text
@@ -88,10 +84,12 @@ class _Composer:
         return root
 
     def _events(self, text: str) -> Iterator[yaml.Event]:
-        parser = CParser(text)
+        parser = cyaml.CParser(text)
         try:
             while parser.check_event():
-                yield parser.get_event()
+                event = parser.get_event()
+                assert event is not None  # check_event said so
+                yield event
         except yaml.reader.ReaderError as error:
             before = text.encode()[: error.position].decode(errors="ignore")  # the position counts bytes
             line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
@@ -137,34 +135,34 @@ class _Composer:
 
     def _mapping(self, start: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Mapping:
         entries: dict[str, Entry] = {}
-        last: yaml.Event | Node = start
+        last: Span | None = None
         for event in events:
             if isinstance(event, yaml.MappingEndEvent):
                 return Mapping(entries, self._cover(start, event, last))
             key = self._key(self._node(event, events, depth + 1), event)
-            last = self._node(next(events), events, depth + 1)
+            value = self._node(next(events), events, depth + 1)
+            last = value.span
             if key is None:
                 continue
             if key in entries:
                 first = Label(entries[key].key_span, "first set here")
                 again = Label(self._span(event), "and again here")
                 self.found.append(Diagnostic("E105", f"key `{key}` is set twice", again, (first,)))
-            entries[key] = Entry(key, self._span(event), last)
+            entries[key] = Entry(key, self._span(event), value)
         raise AssertionError("the parser closes every mapping")
 
     def _sequence(self, start: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Sequence:
         items: list[Node] = []
         for event in events:
             if isinstance(event, yaml.SequenceEndEvent):
-                return Sequence(tuple(items), self._cover(start, event, items[-1] if items else start))
+                return Sequence(tuple(items), self._cover(start, event, items[-1].span if items else None))
             items.append(self._node(event, events, depth + 1))
         raise AssertionError("the parser closes every list")
 
-    def _cover(self, start: yaml.Event, end: yaml.Event, last: "yaml.Event | Node") -> Span:
+    def _cover(self, start: yaml.Event, end: yaml.Event, last: Span | None) -> Span:
         """From `start` to the closing bracket, or in block style, where there is none, to the last child."""
         first = self._span(start)
-        flow = getattr(start, "flow_style", False) or isinstance(last, yaml.Event)
-        final = self._span(end) if flow else last.span
+        final = self._span(end) if last is None or getattr(start, "flow_style", False) else last
         return Span(self.file, first.line, first.column, final.end_line, final.end_column)
 
     def _key(self, node: Node, event: yaml.Event) -> str | None:
@@ -190,9 +188,7 @@ class _Composer:
         if _INT.fullmatch(text):
             if len(text.lstrip("+-0")) > MAX_INT_DIGITS:
                 problem = f"integer of more than {MAX_INT_DIGITS} digits"
-                self.found.append(
-                    Diagnostic("E107", problem, Label(span), help="put it in quotes if it is a name")
-                )
+                self.found.append(Diagnostic("E107", problem, Label(span), help="put it in quotes if it is a name"))
                 return 0
             return int(text)
         if _OCTAL_OR_HEX.fullmatch(text):
@@ -200,9 +196,7 @@ class _Composer:
         if _FLOAT.fullmatch(text):
             return self._float(text, span)
         if _NOT_FINITE.fullmatch(text):
-            self.found.append(
-                Diagnostic("E107", f"`{text}` is not a number that a config can hold", Label(span))
-            )
+            self.found.append(Diagnostic("E107", f"`{text}` is not a number that a config can hold", Label(span)))
             return 0.0
         return text
 
@@ -214,16 +208,16 @@ class _Composer:
         return value
 
     def _refuse_anchors_and_tags(self, event: yaml.Event) -> None:
-        if isinstance(event, yaml.AliasEvent):
-            return
-        if getattr(event, "anchor", None) is not None:
-            self._report("E106", f"anchor &{event.anchor}: share values through a layer instead", event)
-        if getattr(event, "tag", None) is not None:
-            self._report("E106", f"tag {event.tag} is not part of the configuration language", event)
+        if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
+            if event.anchor is not None:
+                self._report("E106", f"anchor &{event.anchor}: share values through a layer instead", event)
+            if event.tag is not None:
+                self._report("E106", f"tag {event.tag} is not part of the configuration language", event)
 
     def _report(self, code: str, message: str, event: yaml.Event) -> None:
         self.found.append(Diagnostic(code, message, Label(self._span(event))))
 
     def _span(self, event: yaml.Event) -> Span:
         start, end = event.start_mark, event.end_mark
+        assert start is not None and end is not None  # the C parser marks every event
         return Span(self.file, start.line + 1, start.column + 1, end.line + 1, end.column + 1)

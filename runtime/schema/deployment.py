@@ -64,9 +64,7 @@ class AutoscalingConfig(Schema):
     @model_validator(mode="after")
     def _replica_counts_are_ordered(self) -> Self:
         if self.max_replicas < self.min_replicas:
-            raise ValueError(
-                f"max_replicas ({self.max_replicas}) is below min_replicas ({self.min_replicas})"
-            )
+            raise ValueError(f"max_replicas ({self.max_replicas}) is below min_replicas ({self.min_replicas})")
         initial = self.initial_replicas
         if initial is not None and not self.min_replicas <= initial <= self.max_replicas:
             raise ValueError(
@@ -118,7 +116,5 @@ class DeploymentConfig(Schema):
     @model_validator(mode="after")
     def _one_way_of_scaling(self) -> Self:
         if self.num_replicas is not None and self.autoscaling_config is not None:
-            raise ValueError(
-                "num_replicas and autoscaling_config exclude each other: set one of them to null"
-            )
+            raise ValueError("num_replicas and autoscaling_config exclude each other: set one of them to null")
         return self

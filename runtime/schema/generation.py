@@ -87,8 +87,6 @@ class GenerationConfig(Schema):
     """Defaults of the sampling parameters."""
     prompt_format: Annotated[str | None, AfterValidator(_has_instruction)] = None
     """Wraps a user's message; must be empty or contain `{instruction}`. Empty: the model's own chat template."""
-    stopping_sequences: Annotated[
-        list[StopSequence], BeforeValidator(_listed), AfterValidator(_no_empty_stop)
-    ] = []
+    stopping_sequences: Annotated[list[StopSequence], BeforeValidator(_listed), AfterValidator(_no_empty_stop)] = []
     """Where an answer ends, besides the model's end token: strings, token ids, or lists of token ids that must
     follow each other. The stop itself is not sent."""
