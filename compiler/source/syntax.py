@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator
 
 import yaml
-from yaml import cyaml
 
 from compiler.diagnostics import ConfigErrors, Diagnostic, Label
 from compiler.source.tree import Entry, Mapping, Node, Scalar, ScalarValue, Sequence, Span
@@ -84,12 +83,8 @@ class _Composer:
         return root
 
     def _events(self, text: str) -> Iterator[yaml.Event]:
-        parser = cyaml.CParser(text)
         try:
-            while parser.check_event():
-                event = parser.get_event()
-                assert event is not None  # check_event said so
-                yield event
+            yield from yaml.parse(text, Loader=yaml.CSafeLoader)
         except yaml.reader.ReaderError as error:
             before = text.encode()[: error.position].decode(errors="ignore")  # the position counts bytes
             line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
@@ -97,8 +92,6 @@ class _Composer:
             raise ConfigErrors([*self.found, Diagnostic("E103", str(error.reason), Label(span))]) from error
         except yaml.MarkedYAMLError as error:
             raise ConfigErrors([*self.found, self._syntax_error(error, text)]) from error
-        finally:
-            parser.dispose()
 
     def _syntax_error(self, error: yaml.MarkedYAMLError, text: str) -> Diagnostic:
         mark = error.problem_mark or error.context_mark

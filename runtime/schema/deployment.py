@@ -103,7 +103,7 @@ class DeploymentConfig(Schema):
     """Requests that may wait in a replica for a free slot before more are refused with 429; twice
     `generation.max_batch_size` when left out."""
     max_queued_requests: Annotated[int, Field(ge=0)] = 128
-    """Requests that each Ray proxy holds back for the model before it answers 429 itself. Ray's own default is no limit."""
+    """Requests that each Ray proxy holds back for the model before it answers 429 itself. Ray's default: no limit."""
     health_check_period_s: PositiveFloat = 10.0
     """Seconds between health checks."""
     health_check_timeout_s: PositiveFloat = 30.0
