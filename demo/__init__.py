@@ -1,0 +1,1 @@
+"""The demo: a real small model on a local Ray Serve, deployed from generated/."""

@@ -1,0 +1,202 @@
+"""llama.cpp's C objects, owned: a model with its vocabulary, a context, a batch and samplers."""
+
+import ctypes
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+import llama_cpp
+
+from runtime.engines.contract import Sampling, Tokenizer
+from runtime.engines.llama_cpp import LlamaKwargs
+from runtime.errors import EngineError
+
+logger = logging.getLogger(__name__)
+
+_GGML_LOG_WARN, _GGML_LOG_ERROR = 3, 4
+_PIECE_BYTES = 256
+"""Longest piece of a token; real vocabularies stay below 130."""
+
+
+@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
+def _log(level: int, text: bytes, _: ctypes.c_void_p) -> None:
+    if level in (_GGML_LOG_WARN, _GGML_LOG_ERROR):
+        logger.warning("llama.cpp: %s", text.decode("utf-8", "replace").rstrip())
+
+
+class Model:
+    """The weights and the vocabulary of a GGUF file. Raises EngineError when llama.cpp cannot load it."""
+
+    def __init__(self, path: Path, options: LlamaKwargs) -> None:
+        llama_cpp.llama_log_set(_log, ctypes.c_void_p(0))
+        llama_cpp.llama_backend_init()
+        parameters = llama_cpp.llama_model_default_params()
+        parameters.n_gpu_layers = 2**31 - 1 if options.n_gpu_layers < 0 else options.n_gpu_layers
+        parameters.main_gpu = options.main_gpu
+        parameters.use_mmap = options.use_mmap
+        parameters.use_mlock = options.use_mlock
+        self.pointer = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
+        if not self.pointer:
+            raise EngineError(f"llama.cpp cannot load {path.name}: not a GGUF file that it knows, or a damaged one")
+        self.vocabulary = llama_cpp.llama_model_get_vocab(self.pointer)
+        self.vocabulary_size: int = llama_cpp.llama_vocab_n_tokens(self.vocabulary)
+        self.trained_context: int = llama_cpp.llama_model_n_ctx_train(self.pointer)
+        self.end_tokens = frozenset(token for token in range(self.vocabulary_size) if self._ends(token))
+
+    def _ends(self, token: int) -> bool:
+        return bool(llama_cpp.llama_vocab_is_eog(self.vocabulary, token))
+
+    def close(self) -> None:
+        """Free the weights."""
+        if self.pointer:
+            llama_cpp.llama_model_free(self.pointer)
+            self.pointer = None
+
+
+class GgufTokenizer(Tokenizer):
+    """The tokenizer inside a GGUF file."""
+
+    def __init__(self, model: Model) -> None:
+        self._vocabulary = model.vocabulary
+        self._pieces: dict[int, bytes] = {}
+        template = llama_cpp.llama_model_chat_template(model.pointer, None)
+        self.chat_template = template.decode("utf-8", "replace") if template else None
+        self._bos = llama_cpp.llama_vocab_bos(self._vocabulary)
+        self._adds_bos = bool(llama_cpp.llama_vocab_get_add_bos(self._vocabulary))
+        eos = llama_cpp.llama_vocab_eos(self._vocabulary)
+        named = (("bos_token", self._bos), ("eos_token", eos))
+        self.special_tokens = {name: self._text(token) for name, token in named if token >= 0}
+
+    def encode(self, text: str) -> list[int]:
+        data = text.encode()
+        room = len(data) + 8  # a token has at least a byte, but for the few that are added
+        buffer = (llama_cpp.llama_token * room)()
+        count = llama_cpp.llama_tokenize(self._vocabulary, data, len(data), buffer, room, False, True)
+        if count < 0:
+            raise EngineError("llama.cpp cannot tokenize the prompt")
+        tokens = buffer[:count]
+        if self._adds_bos and (not tokens or tokens[0] != self._bos):
+            tokens.insert(0, self._bos)
+        return list(tokens)
+
+    def piece(self, token: int) -> bytes:
+        if token not in self._pieces:
+            self._pieces[token] = self._render(token, special=False)
+        return self._pieces[token]
+
+    def _text(self, token: int) -> str:
+        return self._render(token, special=True).decode("utf-8", "replace")
+
+    def _render(self, token: int, *, special: bool) -> bytes:
+        buffer = ctypes.create_string_buffer(_PIECE_BYTES)
+        length = llama_cpp.llama_token_to_piece(self._vocabulary, token, buffer, _PIECE_BYTES, 0, special)
+        if length < 0:
+            raise EngineError(f"token {token} is longer than {_PIECE_BYTES} bytes")
+        return buffer.raw[:length]
+
+
+class Sampler:
+    """Chooses the tokens of one sequence. Order as in transformers: penalties, temperature, then the cuts."""
+
+    def __init__(self, model: Model, sampling: Sampling, prompt: Iterable[int], window: int) -> None:
+        self._model = model
+        self._sampling = sampling
+        self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
+        if sampling.repetition_penalty != 1.0:
+            repetition = llama_cpp.llama_sampler_init_penalties(window, sampling.repetition_penalty, 0.0, 0.0)
+            self._add(repetition)
+            for token in prompt:  # it counts what the prompt holds, the other penalties only the answer
+                llama_cpp.llama_sampler_accept(repetition, token)
+        if sampling.presence_penalty or sampling.frequency_penalty:
+            penalties = (1.0, sampling.frequency_penalty, sampling.presence_penalty)
+            self._add(llama_cpp.llama_sampler_init_penalties(window, *penalties))
+        if sampling.temperature == 0:
+            self._add(llama_cpp.llama_sampler_init_greedy())
+            return
+        self._add(llama_cpp.llama_sampler_init_temp(sampling.temperature))
+        if sampling.top_k:
+            self._add(llama_cpp.llama_sampler_init_top_k(sampling.top_k))
+        if sampling.top_p < 1:
+            self._add(llama_cpp.llama_sampler_init_top_p(sampling.top_p, 1))
+        if sampling.min_p:
+            self._add(llama_cpp.llama_sampler_init_min_p(sampling.min_p, 1))
+        seed = llama_cpp.LLAMA_DEFAULT_SEED if sampling.seed is None else sampling.seed
+        self._add(llama_cpp.llama_sampler_init_dist(seed))
+
+    def _add(self, sampler: object) -> None:
+        llama_cpp.llama_sampler_chain_add(self._chain, sampler)
+
+    def sample(self, context: "Context", row: int, generated: int) -> int:
+        """The next token from row `row` of the last decode; `generated` tokens came before it."""
+        if generated < self._sampling.min_new_tokens:
+            logits = llama_cpp.llama_get_logits_ith(context.pointer, row)
+            for token in self._model.end_tokens:
+                logits[token] = float("-inf")
+        return int(llama_cpp.llama_sampler_sample(self._chain, context.pointer, row))
+
+    def close(self) -> None:
+        """Free the sampler."""
+        if self._chain:
+            llama_cpp.llama_sampler_free(self._chain)
+            self._chain = None
+
+
+class Context:
+    """The key-value cache of `slots` sequences, and the batch that one decode processes."""
+
+    def __init__(self, model: Model, options: LlamaKwargs, threads: int, slots: int) -> None:
+        wanted = options.n_ctx or model.trained_context
+        parameters = llama_cpp.llama_context_default_params()
+        parameters.n_ctx = wanted * slots
+        parameters.n_seq_max = slots
+        parameters.n_batch = max(options.n_batch, slots)
+        parameters.n_ubatch = min(options.n_ubatch, parameters.n_batch)
+        parameters.n_threads = parameters.n_threads_batch = threads
+        parameters.offload_kqv = options.offload_kqv
+        if options.flash_attn is not None:
+            parameters.flash_attn_type = int(options.flash_attn)
+        self.pointer = llama_cpp.llama_init_from_model(model.pointer, parameters)
+        if not self.pointer:
+            raise EngineError(f"llama.cpp cannot make a context of {slots} x {wanted} tokens: not enough memory?")
+        self.slots = slots
+        self.batch_size: int = parameters.n_batch
+        self.length: int = min(wanted, llama_cpp.llama_n_ctx_seq(self.pointer))
+        self._memory = llama_cpp.llama_get_memory(self.pointer)
+        self._batch = llama_cpp.llama_batch_init(self.batch_size, 0, 1)
+
+    def clear(self) -> None:
+        """An empty batch."""
+        self._batch.n_tokens = 0
+
+    @property
+    def room(self) -> int:
+        """Tokens that the batch still takes."""
+        return self.batch_size - int(self._batch.n_tokens)
+
+    def add(self, token: int, position: int, slot: int, *, logits: bool) -> int:
+        """Put one token of a sequence into the batch; its row."""
+        row = int(self._batch.n_tokens)
+        self._batch.token[row] = token
+        self._batch.pos[row] = position
+        self._batch.n_seq_id[row] = 1
+        self._batch.seq_id[row][0] = slot
+        self._batch.logits[row] = logits
+        self._batch.n_tokens = row + 1
+        return row
+
+    def decode(self) -> None:
+        """Run the model over the batch. Raises EngineError."""
+        code = llama_cpp.llama_decode(self.pointer, self._batch)
+        if code:
+            raise EngineError(f"llama.cpp failed to decode (code {code})")
+
+    def forget(self, slot: int) -> None:
+        """Empty a slot's cache."""
+        llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
+
+    def close(self) -> None:
+        """Free the cache and the batch."""
+        if self.pointer:
+            llama_cpp.llama_batch_free(self._batch)
+            llama_cpp.llama_free(self.pointer)
+            self.pointer = None

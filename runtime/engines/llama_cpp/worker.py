@@ -1,0 +1,222 @@
+"""The thread that decodes: all sequences together, one token each at a time; they join and leave between decodes."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+from runtime.engines.contract import Sampling
+from runtime.engines.llama_cpp.model import Context, Model, Sampler
+from runtime.errors import EngineError
+
+Item = int | EngineError | None
+"""What an answer's queue receives: a token, the error that ended it, or None at its end."""
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """One answer in the making. `answer` belongs to the event loop, everything else to the thread."""
+
+    prompt: Sequence[int]
+    sampling: Sampling
+    answer: asyncio.Queue[Item]
+    slot: int = -1
+    sampler: Sampler | None = None
+    position: int = 0
+    """Tokens that have gone into the cache."""
+    generated: int = 0
+    last: int = -1
+    """The newest token, which goes into the cache next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Nobody waits for this answer any more."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """Have so many slots; `done` when it is so."""
+
+    slots: int
+    done: asyncio.Future[None]
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Answer, to show that the thread goes round."""
+
+    done: asyncio.Future[None]
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Stop."""
+
+
+Message = Request | Cancel | Resize | Ping | Close
+News = tuple[asyncio.Queue[Item] | asyncio.Future[None], Item]
+
+
+class Worker:
+    """Owns the context and everything that changes while it runs."""
+
+    def __init__(
+        self,
+        model: Model,
+        make_context: Callable[[int], Context],
+        slots: int,
+        inbox: SimpleQueue[Message],
+        post: Callable[[list[News]], None],
+    ) -> None:
+        self.model = model
+        self.make_context = make_context
+        self.inbox = inbox
+        self.post = post
+        self.context = make_context(slots)
+        self.free = list(range(slots))
+        self.waiting: deque[Request] = deque()
+        self.running: list[Request] = []
+        self.resizing: Resize | None = None
+        self.news: list[News] = []
+
+    def run(self) -> None:
+        """Until a Close message. Whatever ends it, every answer hears of it."""
+        try:
+            while self._receive():
+                self._admit()
+                if self.running:
+                    self._step()
+                self._flush()
+        finally:
+            self._turn_everybody_away(EngineError("the engine has stopped"))
+            self._flush()
+            self.context.close()
+
+    def _turn_everybody_away(self, reason: EngineError) -> None:
+        while not self.inbox.empty():
+            match self.inbox.get():
+                case Request() as request:
+                    self.waiting.append(request)
+                case Resize(done=done) | Ping(done=done):
+                    self.news.append((done, reason))
+                case Cancel() | Close():
+                    pass
+        if self.resizing:
+            self.news.append((self.resizing.done, reason))
+        for request in (*self.running, *self.waiting):
+            self._end(request, reason)
+
+    def _flush(self) -> None:
+        if self.news:
+            self.post(self.news)
+            self.news = []
+
+    def _receive(self) -> bool:
+        """Take what lies in the inbox, or wait for something when there is nothing to do. False: stop."""
+        idle = not self.running and not self.waiting
+        while idle or not self.inbox.empty():
+            idle = False
+            match self.inbox.get():
+                case Request() as request:
+                    self.waiting.append(request)
+                case Cancel(request):
+                    self._forget(request)
+                case Resize() as resize:
+                    self.resizing = resize
+                case Ping(done):
+                    self.news.append((done, None))
+                case Close():
+                    return False
+        return True
+
+    def _admit(self) -> None:
+        """Give free slots to those who wait; while the number of slots is to change, to nobody."""
+        if self.resizing and not self.running:
+            self._resize(self.resizing)
+            self.resizing = None
+        while self.waiting and self.free and not self.resizing:
+            request = self.waiting.popleft()
+            request.slot = self.free.pop()
+            request.sampler = Sampler(self.model, request.sampling, request.prompt, self.context.length)
+            self.running.append(request)
+
+    def _resize(self, resize: Resize) -> None:
+        before = self.context.slots
+        problem: Item = None
+        if resize.slots != before:
+            self.context.close()
+            try:
+                self.context = self.make_context(resize.slots)
+            except EngineError as error:
+                problem = error
+                self.context = self.make_context(before)
+            self.free = list(range(self.context.slots))
+        self.news.append((resize.done, problem))
+
+    def _step(self) -> None:
+        """One decode: a token of every answer under way, and as much of new prompts as fits beside them."""
+        self.context.clear()
+        rows = [(request, self._add_newest(request)) for request in self.running if self._prompt_is_done(request)]
+        for request in self.running:
+            if not self._prompt_is_done(request) and self.context.room:
+                row = self._add_prompt(request)
+                if self._prompt_is_done(request):
+                    rows.append((request, row))
+        try:
+            self.context.decode()
+        except EngineError as error:
+            for request in list(self.running):
+                self._end(request, error)
+            return
+        for request, row in rows:
+            self._sample(request, row)
+
+    @staticmethod
+    def _prompt_is_done(request: Request) -> bool:
+        return request.position >= len(request.prompt)
+
+    def _add_newest(self, request: Request) -> int:
+        row = self.context.add(request.last, request.position, request.slot, logits=True)
+        request.position += 1
+        return row
+
+    def _add_prompt(self, request: Request) -> int:
+        """As much of the prompt as there is room for; the row of its last token."""
+        row = -1
+        for token in request.prompt[request.position : request.position + self.context.room]:
+            last = request.position == len(request.prompt) - 1
+            row = self.context.add(token, request.position, request.slot, logits=last)
+            request.position += 1
+        return row
+
+    def _sample(self, request: Request, row: int) -> None:
+        assert request.sampler is not None  # every running request has one
+        token = request.sampler.sample(self.context, row, request.generated)
+        if token in self.model.end_tokens:
+            self._end(request, None)
+            return
+        request.generated += 1
+        request.last = token
+        self.news.append((request.answer, token))
+        if request.generated >= request.sampling.max_new_tokens or request.position >= self.context.length:
+            self._end(request, None)
+
+    def _end(self, request: Request, last_item: EngineError | None) -> None:
+        self.news.append((request.answer, last_item))
+        self._forget(request)
+
+    def _forget(self, request: Request) -> None:
+        """Take the request out wherever it is; nothing happens to one that has ended."""
+        if request in self.waiting:
+            self.waiting.remove(request)
+        if request in self.running:
+            self.running.remove(request)
+            self.context.forget(request.slot)
+            self.free.append(request.slot)
+        if request.sampler:
+            request.sampler.close()
+            request.sampler = None
