@@ -1,0 +1,98 @@
+"""The border: wire requests become valid requests, and nothing else reaches an engine."""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+from runtime.api.protocol import ChatRequest, CompletionRequest, GenerateRequest
+from runtime.application import ModelSettings
+from runtime.engines.contract import Limits, Sampling, Tokenizer
+from runtime.errors import ContextLengthError, RequestError
+from runtime.schema.generation import GenerateKwargs, StopSequence
+from runtime.text.prompt import ChatTemplate, Message, format_instructions
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ValidRequest:
+    """A request that the engine can carry out."""
+
+    prompt: tuple[int, ...]
+    sampling: Sampling
+    stops: tuple[StopSequence, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Border:
+    """Parses for one loaded model under its present settings."""
+
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    limits: Limits
+    settings: ModelSettings
+
+    def chat(self, request: ChatRequest) -> ValidRequest:
+        """Raises RequestError."""
+        messages = [Message(message.role, message.text) for message in request.messages]
+        prompt_format = self.settings.generation.prompt_format
+        if prompt_format:
+            text = format_instructions(prompt_format, messages)
+        elif self.template is not None:
+            text = self.template.render(messages)
+        else:
+            problem = "this model has neither a chat template nor a `prompt_format`: use /v1/completions"
+            raise RequestError(problem, "messages")
+        return self._valid(text, request, request.max_completion_tokens or request.max_tokens, "messages")
+
+    def completion(self, request: CompletionRequest) -> ValidRequest:
+        """Raises RequestError."""
+        return self._valid(request.text, request, request.max_tokens, "prompt")
+
+    def _valid(self, text: str, request: GenerateRequest, max_tokens: int | None, param: str) -> ValidRequest:
+        words = self.settings.max_input_words
+        if words is not None and (given := len(text.split())) > words:
+            raise ContextLengthError(f"the prompt has {given} words; this model takes at most {words}", param)
+        prompt = tuple(self.tokenizer.encode(text))
+        if not prompt:
+            raise RequestError("the prompt is empty", param)
+        defaults = self.settings.generation.generate_kwargs
+        room = self._room(len(prompt), max_tokens, param)
+        requested = [request.stop] if isinstance(request.stop, str) else request.stop or []
+        return ValidRequest(
+            prompt=prompt,
+            sampling=_sampling(request, defaults, min(max_tokens or defaults.max_new_tokens, room)),
+            stops=(*self.settings.generation.stopping_sequences, *requested),
+        )
+
+    def _room(self, prompt: int, max_tokens: int | None, param: str) -> int:
+        """Tokens left for the answer. Asking for more than that is refused, a default that is more is cut."""
+        context = self.limits.context_length
+        wanted = max_tokens or 1
+        if prompt + wanted > context:
+            raise ContextLengthError(
+                f"this model's context is {context} tokens; the request needs {prompt + wanted}: "
+                f"{prompt} of the prompt and {wanted} of the answer",
+                param,
+            )
+        return context - prompt
+
+
+def _sampling(request: GenerateRequest, defaults: GenerateKwargs, max_new_tokens: int) -> Sampling:
+    """The request's values over the registry's."""
+
+    def chosen(requested: T | None, default: T) -> T:
+        return default if requested is None else requested
+
+    greedy = not defaults.do_sample and request.temperature is None
+    return Sampling(
+        max_new_tokens=max_new_tokens,
+        min_new_tokens=min(chosen(request.min_tokens, defaults.min_new_tokens), max_new_tokens),
+        temperature=0.0 if greedy else chosen(request.temperature, defaults.temperature),
+        top_p=chosen(request.top_p, defaults.top_p),
+        top_k=chosen(request.top_k, defaults.top_k),
+        min_p=chosen(request.min_p, defaults.min_p),
+        repetition_penalty=chosen(request.repetition_penalty, defaults.repetition_penalty),
+        presence_penalty=chosen(request.presence_penalty, defaults.presence_penalty),
+        frequency_penalty=chosen(request.frequency_penalty, defaults.frequency_penalty),
+        seed=chosen(request.seed, defaults.seed),
+    )

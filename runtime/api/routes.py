@@ -1,0 +1,146 @@
+"""The ASGI application of one model. It runs under Ray Serve or any other ASGI server."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Annotated, Protocol
+
+from fastapi import Body, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from runtime.api.protocol import ChatRequest, CompletionRequest, GenerateRequest
+from runtime.api.requests import Border, ValidRequest
+from runtime.api.responses import Delta, Shape, Usage, error_body, error_headers, model_card
+from runtime.api.sse import DONE, EventStream, event, while_connected
+from runtime.errors import LLMServeError, ModelNotFoundError, RequestError, http_error
+
+
+class Served(Protocol):
+    """A loaded model, as the routes need it."""
+
+    model_id: str
+    description: str | None
+
+    def border(self) -> Border:
+        """What parses requests, under the settings of this moment."""
+
+    def answer(self, request: ValidRequest) -> AsyncGenerator[Delta, None]:
+        """The answer in pieces. Raises OverloadedError at the first one, EngineError at any."""
+
+    async def check_health(self) -> None:
+        """Raises EngineError when the model cannot answer."""
+
+
+def create_app(served: Served) -> FastAPI:
+    """The model's own /v1."""
+    app = FastAPI(title=f"llm-serve: {served.model_id}", docs_url="/docs", redoc_url=None)
+    add_error_handlers(app)
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        await served.check_health()
+        return {"status": "ok"}
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, object]:
+        return {"object": "list", "data": [model_card(served.model_id, served.description)]}
+
+    @app.post("/v1/chat/completions")
+    async def chat(body: Annotated[ChatRequest, Body()], request: Request) -> Response:
+        _check_model(served, body)
+        return await _respond(request, served, body, served.border().chat(body), chat=True)
+
+    @app.post("/v1/completions")
+    async def completions(body: Annotated[CompletionRequest, Body()], request: Request) -> Response:
+        _check_model(served, body)
+        return await _respond(request, served, body, served.border().completion(body), chat=False)
+
+    return app
+
+
+def _check_model(served: Served, body: GenerateRequest) -> None:
+    if body.model not in ("", served.model_id):
+        raise ModelNotFoundError(f"the model `{body.model}` is not here; this is `{served.model_id}`", "model")
+
+
+async def _respond(
+    request: Request, served: Served, body: GenerateRequest, valid: ValidRequest, *, chat: bool
+) -> Response:
+    shape = Shape(served.model_id, chat)
+    answer = served.answer(valid)
+    if not body.stream:
+        return JSONResponse(await while_connected(request, _whole(answer, shape, len(valid.prompt))))
+    first = await while_connected(request, anext(answer))  # until it is there, an error still has a status
+    with_usage = body.stream_options is not None and body.stream_options.include_usage
+    return EventStream(_events(first, answer, shape, len(valid.prompt) if with_usage else None))
+
+
+async def _whole(answer: AsyncGenerator[Delta, None], shape: Shape, prompt_tokens: int) -> dict[str, object]:
+    async with aclosing(answer):
+        deltas = [delta async for delta in answer]
+    text = "".join(delta.text for delta in deltas)
+    return shape.whole(text, deltas[-1].finish, Usage(prompt_tokens, deltas[-1].tokens))
+
+
+async def _events(
+    first: Delta, answer: AsyncGenerator[Delta, None], shape: Shape, usage_of: int | None
+) -> AsyncGenerator[bytes, None]:
+    """The stream. After a fault: one error event, and no [DONE]. `usage_of`: prompt tokens, to add the usage."""
+    last = first
+    async with aclosing(answer):
+        try:
+            yield (event(shape.opening()) if shape.chat else b"") + event(shape.chunk(first))
+            async for last in answer:
+                yield event(shape.chunk(last))
+        except LLMServeError as error:
+            yield event(error_body(error))
+            return
+    if usage_of is not None:
+        yield event(shape.usage_chunk(Usage(usage_of, last.tokens)))
+    yield DONE
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Every error in OpenAI's shape."""
+    app.add_exception_handler(LLMServeError, _known_error)
+    app.add_exception_handler(RequestValidationError, _invalid_body)
+    app.add_exception_handler(HTTPException, _routing_error)
+    app.add_exception_handler(ClientDisconnect, _nobody_there)
+    app.add_exception_handler(Exception, _our_bug)
+
+
+def error_response(error: LLMServeError) -> JSONResponse:
+    """`error` as a response."""
+    return JSONResponse(error_body(error), http_error(error).status, headers=dict(error_headers(error)))
+
+
+async def _known_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, LLMServeError)
+    return error_response(error)
+
+
+async def _invalid_body(_: Request, error: Exception) -> Response:
+    """The first finding; pydantic's place becomes OpenAI's `param`."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    param = ".".join(str(step) for step in first["loc"] if step != "body") or None
+    message = first["msg"].removeprefix("Value error, ")
+    return error_response(RequestError(f"{param}: {message}" if param else message, param))
+
+
+async def _routing_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    detail = f"{request.method} {request.url.path}: {error.detail}"
+    body = {"error": {"message": detail, "type": "invalid_request_error", "param": None, "code": None}}
+    return JSONResponse(body, error.status_code, headers=dict(error.headers or {}))
+
+
+async def _nobody_there(_: Request, __: Exception) -> Response:
+    return Response(status_code=499)  # nginx' "client closed request": only logs see it
+
+
+async def _our_bug(_: Request, __: Exception) -> Response:
+    body = {"error": {"message": "internal error", "type": "server_error", "param": None, "code": None}}
+    return JSONResponse(body, 500)

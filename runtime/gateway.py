@@ -1,0 +1,175 @@
+"""The gateway: one /v1 for every model of the cluster.
+
+It forwards the bytes of a request to the model's own route over HTTP, through the proxy that the request came
+from. A stream through a Ray deployment handle would cost ten times as much a token.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any
+
+import aiohttp
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from yarl import URL
+
+from runtime.api.responses import error_body, model_card
+from runtime.api.routes import add_error_handlers
+from runtime.api.sse import EventStream, event, while_connected
+from runtime.application import GatewayModel, GatewaySettings
+from runtime.errors import (
+    EngineError,
+    LLMServeError,
+    ModelNotFoundError,
+    ModelUnavailableError,
+    OverloadedError,
+    RequestError,
+)
+
+MAX_BODY_BYTES = 1 << 20
+"""Longest request body."""
+STATUS_AGE_S = 2.0
+"""How old the knowledge may be of which applications run."""
+
+Look = Callable[[], Mapping[str, str]]
+"""The applications that cannot answer, and why. Blocks."""
+
+_PASSED_ON = ("authorization", "content-type", "x-request-id")
+_PASSED_BACK = ("content-type", "retry-after", "x-request-id")
+
+
+class Gateway:
+    """The models of the cluster, and the way to them."""
+
+    def __init__(self, look: Look) -> None:
+        self.models: dict[str, GatewayModel] = {}
+        self._look = look
+        self._status: Mapping[str, str] = {}
+        self._status_time = -STATUS_AGE_S
+        self._status_lock = asyncio.Lock()
+        self._session: aiohttp.ClientSession | None = None
+
+    def configure(self, settings: GatewaySettings) -> None:
+        """Take a new list of models."""
+        self.models = {model.id: model for model in settings.models}
+
+    def create_app(self) -> FastAPI:
+        """The ASGI application."""
+
+        @asynccontextmanager
+        async def session(_: FastAPI) -> AsyncGenerator[None, None]:
+            unlimited = aiohttp.TCPConnector(limit=0)
+            endless = aiohttp.ClientTimeout(total=None, connect=10)
+            async with aiohttp.ClientSession(connector=unlimited, timeout=endless) as self._session:
+                yield
+
+        app = FastAPI(title="llm-serve gateway", docs_url="/docs", redoc_url=None, lifespan=session)
+        add_error_handlers(app)
+
+        @app.get("/health")
+        async def health() -> dict[str, str]:
+            return {"status": "ok"}
+
+        @app.get("/v1/models")
+        async def models() -> dict[str, object]:
+            cards = [model_card(model.id, model.description) for model in self.models.values()]
+            return {"object": "list", "data": cards}
+
+        @app.get("/v1/models/{model_id:path}")
+        async def model(model_id: str) -> dict[str, Any]:
+            found = self._find(model_id)
+            return model_card(found.id, found.description)
+
+        @app.post("/v1/chat/completions")
+        async def chat(request: Request) -> Response:
+            return await self._forward(request, "/v1/chat/completions")
+
+        @app.post("/v1/completions")
+        async def completions(request: Request) -> Response:
+            return await self._forward(request, "/v1/completions")
+
+        return app
+
+    async def _forward(self, request: Request, path: str) -> Response:
+        body = await _read(request)
+        model = self._find(_model_of(body))
+        if reason := (await self._unavailable()).get(model.application):
+            raise ModelUnavailableError(f"the model `{model.id}` cannot answer: {reason}")
+        answer = await while_connected(request, self._post(request, model, path, body))
+        headers = {name: answer.headers[name] for name in _PASSED_BACK if name in answer.headers}
+        if answer.content_type == "text/event-stream":
+            return EventStream(_relay(answer))
+        if answer.content_type != "application/json":  # not from the replica, but from Ray on its way there
+            raise _refusal(model, answer.status, await answer.text())
+        return Response(await while_connected(request, answer.read()), answer.status, headers)
+
+    async def _post(self, request: Request, model: GatewayModel, path: str, body: bytes) -> aiohttp.ClientResponse:
+        assert self._session is not None  # the lifespan has made it
+        host, port = request.scope["server"]
+        url = URL.build(scheme="http", host=host, port=port, path=model.route_prefix + path)
+        headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
+        try:
+            return await self._session.post(url, data=body, headers=headers)
+        except aiohttp.ClientError as error:
+            raise ModelUnavailableError(f"the model `{model.id}` cannot be reached: {error}") from error
+
+    async def _unavailable(self) -> Mapping[str, str]:
+        """Why applications cannot answer, at most `STATUS_AGE_S` old."""
+        async with self._status_lock:
+            now = asyncio.get_running_loop().time()
+            if now - self._status_time > STATUS_AGE_S:
+                self._status = await asyncio.to_thread(self._look)
+                self._status_time = now
+        return self._status
+
+    def _find(self, model_id: str) -> GatewayModel:
+        if model_id not in self.models:
+            there = ", ".join(self.models)
+            raise ModelNotFoundError(f"the model `{model_id}` does not exist; this cluster serves: {there}", "model")
+        return self.models[model_id]
+
+
+async def _read(request: Request) -> bytes:
+    """The whole body. Raises RequestError when it is too long."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise RequestError(f"the request body has more than {MAX_BODY_BYTES} bytes")
+    return body
+
+
+def _model_of(body: bytes) -> str:
+    """The request's `model`; the rest of the body is for the model's own application to check."""
+    try:
+        model = json.loads(body)["model"]
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"the request body is not JSON: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise RequestError("the request body must be an object with a `model`", "model") from error
+    if not isinstance(model, str):
+        raise RequestError("`model` must be a string", "model")
+    return model
+
+
+async def _relay(answer: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+    """The stream as it comes. A replica that dies in the middle becomes an error event, and no [DONE]."""
+    try:
+        async for chunk in answer.content.iter_any():
+            yield chunk
+    except aiohttp.ClientError:
+        yield event(error_body(EngineError("the model's replica went away in the middle of the answer")))
+    finally:
+        answer.close()
+
+
+def _refusal(model: GatewayModel, status: int, text: str) -> LLMServeError:
+    """What an answer of Ray's own means; they are plain text."""
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return OverloadedError(f"the model `{model.id}` has more requests than it can take; try again shortly")
+    if status in (HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.REQUEST_TIMEOUT):
+        return ModelUnavailableError(f"the model `{model.id}` cannot answer now ({status}: {text[:200].strip()})")
+    return EngineError(f"the model `{model.id}` failed ({status})")

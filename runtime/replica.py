@@ -1,0 +1,93 @@
+"""One replica: an engine, its text, its limits. Knows nothing of Ray."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from runtime.admission import Admission
+from runtime.api.requests import Border, ValidRequest
+from runtime.api.responses import Delta, Finish
+from runtime.application import ModelArguments, ModelSettings
+from runtime.engines.contract import Engine, Sampling, load
+from runtime.text.detokenize import Detokenizer
+from runtime.text.prompt import ChatTemplate
+from runtime.text.stops import StopMatcher
+from runtime.weights.sources import model_folder
+
+
+class Replica:
+    """A model that answers. `api.routes.create_app` makes it an HTTP service."""
+
+    def __init__(self, arguments: ModelArguments) -> None:
+        self.model_id = arguments.model_id
+        self.description = arguments.model_description
+        self._arguments = arguments
+        self._engine: Engine | None = None
+        self._template: ChatTemplate | None = None
+        self._settings: ModelSettings | None = None
+        self._admission = Admission(0)
+
+    async def configure(self, settings: ModelSettings) -> None:
+        """Take new settings; the first ones load the model. Raises ConfigError, EngineError."""
+        slots = settings.generation.max_batch_size
+        if self._engine is None:
+            self._engine = await asyncio.to_thread(self._load, slots)
+            template = self._engine.tokenizer.chat_template
+            self._template = ChatTemplate(template, self._engine.tokenizer.special_tokens) if template else None
+            if self._arguments.warmup:
+                await self._warm_up(self._engine)
+        else:
+            await self._engine.resize(slots)
+        self._settings = settings
+        self._admission.limit = slots + settings.max_waiting_requests
+
+    def _load(self, slots: int) -> Engine:
+        return load(self._arguments, model_folder(self._arguments), slots)
+
+    @staticmethod
+    async def _warm_up(engine: Engine) -> None:
+        prompt = engine.tokenizer.encode("Hello")
+        async with aclosing(engine.generate(prompt, Sampling(max_new_tokens=2))) as tokens:
+            async for _ in tokens:
+                pass
+
+    def border(self) -> Border:
+        """What parses requests, under the settings of this moment."""
+        engine, settings = self._loaded()
+        return Border(engine.tokenizer, self._template, engine.limits, settings)
+
+    async def answer(self, request: ValidRequest) -> AsyncGenerator[Delta, None]:
+        """The answer in pieces; closing it frees the slot. Raises OverloadedError at the first, EngineError at any."""
+        engine, _ = self._loaded()
+        detokenizer, matcher = Detokenizer(), StopMatcher(request.stops)
+        sampling, count = request.sampling, 0
+        with self._admission.admit():
+            async with aclosing(engine.generate(request.prompt, sampling)) as batches:
+                async for tokens in batches:
+                    text = ""
+                    for token in tokens:
+                        count += 1
+                        piece = detokenizer.feed(engine.tokenizer.piece(token))
+                        text += matcher.feed(token, piece, may_stop=count > sampling.min_new_tokens)
+                        if matcher.stopped:
+                            yield Delta(text, count, "stop")
+                            return
+                    if text:
+                        yield Delta(text, count)
+            held = matcher.feed(-1, detokenizer.flush()) + matcher.flush()
+            finish: Finish = "length" if count >= sampling.max_new_tokens and not matcher.stopped else "stop"
+            yield Delta(held, count, finish)
+
+    async def check_health(self) -> None:
+        """Raises EngineError when the engine does not answer."""
+        engine, _ = self._loaded()
+        await engine.check_health()
+
+    async def close(self) -> None:
+        """Free the engine."""
+        if self._engine is not None:
+            await self._engine.close()
+
+    def _loaded(self) -> tuple[Engine, ModelSettings]:
+        assert self._engine is not None and self._settings is not None  # Ray configures before it sends requests
+        return self._engine, self._settings

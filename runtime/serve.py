@@ -1,0 +1,87 @@
+"""What Ray Serve imports: the builders of the two kinds of application. The only module that knows Ray.
+
+The compiler's documents name `runtime.serve:model` and `runtime.serve:gateway`. Ray reads the type of a builder's
+argument from its annotation, so this module must not postpone annotations.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+from ray.serve.schema import ApplicationStatus
+from starlette.types import ASGIApp
+
+from runtime.api.routes import create_app
+from runtime.application import GatewayArguments, GatewaySettings, ModelArguments, ModelSettings
+from runtime.errors import ConfigError
+from runtime.gateway import Gateway as GatewayService
+from runtime.replica import Replica
+
+
+class Model:
+    """A replica of one model. Ray calls `reconfigure` before the first request, and again for new settings."""
+
+    def __init__(self, arguments: ModelArguments) -> None:
+        self.replica = Replica(arguments)
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        return create_app(self.replica)
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        try:
+            await self.replica.configure(ModelSettings.model_validate(user_config))
+        except ConfigError as error:
+            raise error.with_traceback(None) from None  # `serve status` shows it: the message says it all
+
+    async def check_health(self) -> None:
+        await self.replica.check_health()
+
+    async def __del__(self) -> None:
+        await self.replica.close()
+
+
+class Gateway:
+    """One replica of the gateway."""
+
+    def __init__(self) -> None:
+        self.service = GatewayService(applications_down)
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        return self.service.create_app()
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        self.service.configure(GatewaySettings.model_validate(user_config))
+
+
+_ModelDeployment = serve.deployment(serve.ingress()(Model))
+_GatewayDeployment = serve.deployment(serve.ingress()(Gateway))
+
+
+def model(arguments: ModelArguments) -> Application:
+    """Builder of a model's application."""
+    return _ModelDeployment.bind(arguments)
+
+
+def gateway(_: GatewayArguments) -> Application:
+    """Builder of the gateway's application."""
+    return _GatewayDeployment.bind()
+
+
+def applications_down() -> Mapping[str, str]:
+    """The applications without a single running replica that ought to have one, and why."""
+    down = {}
+    for name, application in serve.status().applications.items():
+        deployments = application.deployments.values()
+        running = any(deployment.replica_states.get("RUNNING", 0) for deployment in deployments)
+        if application.status != ApplicationStatus.RUNNING and not running:
+            messages = [deployment.message for deployment in deployments if deployment.message]
+            reason = _reason(messages[0] if messages else application.message)
+            down[name] = f"{application.status.value}: {reason}" if reason else application.status.value
+    return down
+
+
+def _reason(message: str) -> str:
+    """What our own error says in a message of Ray's, which wraps it into a traceback; else its first line."""
+    _, found, reason = message.rpartition(f"{ConfigError.__module__}.{ConfigError.__qualname__}: ")
+    return reason.strip() if found else message.partition("\n")[0]
