@@ -31,10 +31,10 @@ def fetch() -> Path:
     """The F16 GGUF in the model cache, fetched and rewritten the first time."""
     try:
         cached = snapshot(REPOSITORY, "main") / FILENAME
-        verify(cached)
         if cached.is_file():
+            verify(cached)
             return cached
-    except (CacheError, FileNotFoundError):
+    except CacheError:
         pass  # not there yet, or damaged: make it anew
     with tempfile.TemporaryDirectory() as folder:
         quantised, rewritten = Path(folder, "q4.gguf"), Path(folder, FILENAME)

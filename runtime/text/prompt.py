@@ -16,6 +16,18 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from runtime.errors import RequestError
 
+_PROGRAM_ERRORS = (
+    TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What a program of somebody else's may raise while it runs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -45,7 +57,7 @@ class ChatTemplate:
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
             return self._template.render(messages=turns, add_generation_prompt=True, **self._special_tokens)
-        except (TemplateError, TypeError, ValueError, KeyError, IndexError, OverflowError) as error:
+        except _PROGRAM_ERRORS as error:
             raise RequestError(f"the model's chat template refuses these messages: {error}", "messages") from error
 
 

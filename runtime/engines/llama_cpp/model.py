@@ -38,10 +38,17 @@ class Model:
         self.pointer = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
         if not self.pointer:
             raise EngineError(f"llama.cpp cannot load {path.name}: not a GGUF file that it knows, or a damaged one")
-        self.vocabulary = llama_cpp.llama_model_get_vocab(self.pointer)
+        self._vocabulary = llama_cpp.llama_model_get_vocab(self.pointer)
         self.vocabulary_size: int = llama_cpp.llama_vocab_n_tokens(self.vocabulary)
         self.trained_context: int = llama_cpp.llama_model_n_ctx_train(self.pointer)
         self.end_tokens = frozenset(token for token in range(self.vocabulary_size) if self._ends(token))
+
+    @property
+    def vocabulary(self) -> object:
+        """The C vocabulary. Raises EngineError once the model is closed: its memory is gone."""
+        if not self.pointer:
+            raise EngineError("the engine has stopped")
+        return self._vocabulary
 
     def _ends(self, token: int) -> bool:
         return bool(llama_cpp.llama_vocab_is_eog(self.vocabulary, token))
@@ -57,13 +64,13 @@ class GgufTokenizer(Tokenizer):
     """The tokenizer inside a GGUF file."""
 
     def __init__(self, model: Model) -> None:
-        self._vocabulary = model.vocabulary
+        self._model = model
         self._pieces: dict[int, bytes] = {}
         template = llama_cpp.llama_model_chat_template(model.pointer, None)
         self.chat_template = template.decode("utf-8", "replace") if template else None
-        self._bos = llama_cpp.llama_vocab_bos(self._vocabulary)
-        self._adds_bos = bool(llama_cpp.llama_vocab_get_add_bos(self._vocabulary))
-        eos = llama_cpp.llama_vocab_eos(self._vocabulary)
+        self._bos = llama_cpp.llama_vocab_bos(self._model.vocabulary)
+        self._adds_bos = bool(llama_cpp.llama_vocab_get_add_bos(self._model.vocabulary))
+        eos = llama_cpp.llama_vocab_eos(self._model.vocabulary)
         named = (("bos_token", self._bos), ("eos_token", eos))
         self.special_tokens = {name: self._text(token) for name, token in named if token >= 0}
 
@@ -71,7 +78,7 @@ class GgufTokenizer(Tokenizer):
         data = text.encode()
         room = len(data) + 8  # a token has at least a byte, but for the few that are added
         buffer = (llama_cpp.llama_token * room)()
-        count = llama_cpp.llama_tokenize(self._vocabulary, data, len(data), buffer, room, False, True)
+        count = llama_cpp.llama_tokenize(self._model.vocabulary, data, len(data), buffer, room, False, True)
         if count < 0:
             raise EngineError("llama.cpp cannot tokenize the prompt")
         tokens = buffer[:count]
@@ -89,7 +96,7 @@ class GgufTokenizer(Tokenizer):
 
     def _render(self, token: int, *, special: bool) -> bytes:
         buffer = ctypes.create_string_buffer(_PIECE_BYTES)
-        length = llama_cpp.llama_token_to_piece(self._vocabulary, token, buffer, _PIECE_BYTES, 0, special)
+        length = llama_cpp.llama_token_to_piece(self._model.vocabulary, token, buffer, _PIECE_BYTES, 0, special)
         if length < 0:
             raise EngineError(f"token {token} is longer than {_PIECE_BYTES} bytes")
         return buffer.raw[:length]
@@ -103,13 +110,11 @@ class Sampler:
         self._sampling = sampling
         self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
         if sampling.repetition_penalty != 1.0:
-            repetition = llama_cpp.llama_sampler_init_penalties(window, sampling.repetition_penalty, 0.0, 0.0)
-            self._add(repetition)
+            repetition = self._add_penalties(window, sampling.repetition_penalty, 0.0, 0.0)
             for token in prompt:  # it counts what the prompt holds, the other penalties only the answer
                 llama_cpp.llama_sampler_accept(repetition, token)
         if sampling.presence_penalty or sampling.frequency_penalty:
-            penalties = (1.0, sampling.frequency_penalty, sampling.presence_penalty)
-            self._add(llama_cpp.llama_sampler_init_penalties(window, *penalties))
+            self._add_penalties(window, 1.0, sampling.frequency_penalty, sampling.presence_penalty)
         if sampling.temperature == 0:
             self._add(llama_cpp.llama_sampler_init_greedy())
             return
@@ -122,6 +127,12 @@ class Sampler:
             self._add(llama_cpp.llama_sampler_init_min_p(sampling.min_p, 1))
         seed = llama_cpp.LLAMA_DEFAULT_SEED if sampling.seed is None else sampling.seed
         self._add(llama_cpp.llama_sampler_init_dist(seed))
+
+    def _add_penalties(self, window: int, repetition: float, frequency: float, presence: float) -> object:
+        size = self._model.vocabulary_size
+        sampler = llama_cpp.llama_sampler_init_penalties(size, window, repetition, frequency, presence)
+        self._add(sampler)
+        return sampler
 
     def _add(self, sampler: object) -> None:
         llama_cpp.llama_sampler_chain_add(self._chain, sampler)

@@ -141,8 +141,8 @@ class Worker:
         while self.waiting and self.free and not self.resizing:
             request = self.waiting.popleft()
             request.slot = self.free.pop()
-            request.sampler = Sampler(self.model, request.sampling, request.prompt, self.context.length)
             self.running.append(request)
+            request.sampler = Sampler(self.model, request.sampling, request.prompt, self.context.length)
 
     def _resize(self, resize: Resize) -> None:
         before = self.context.slots

@@ -1,0 +1,148 @@
+"""One real Ray cluster for all end-to-end tests, deployed from what `llm-serve compile` writes."""
+
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import openai
+import pytest
+
+from demo.cluster import FAILED, HOST, Cluster
+from demo.model import FILENAME, REPOSITORY, fetch
+
+REPO = Path(__file__).resolve().parents[2]
+SMOLLM2 = REPOSITORY.replace("/", "--")
+START_TIMEOUT_S, DEPLOY_TIMEOUT_S = 120, 240
+
+MODEL = """\
+extends: {base}
+deployment_config: {{max_waiting_requests: 0}}
+scaling_config: {{num_cpus_per_worker: 0}}
+model_config:
+  model_id: {model_id}
+  {more}
+"""
+MODELS = {
+    # One slot and nobody may wait: shows overload, and that a closed connection frees the slot.
+    "acme--single": f"initialization: {{hf_model_id: {REPOSITORY}}}\n  generation: {{max_batch_size: 1}}",
+    "acme--no-weights": "initialization: {hf_model_id: acme/is-nowhere}",
+    "acme--wrong-file": f"""\
+initialization:
+    hf_model_id: {REPOSITORY}
+    initializer: {{model_filename: is-nowhere.gguf}}""",
+    "acme--damaged": "initialization: {hf_model_id: acme/damaged-weights}",
+}
+
+
+@dataclass
+class Deployment:
+    """The running cluster, the project that it was deployed from, and a client."""
+
+    cluster: Cluster
+    project: Path
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def client(self) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=120)
+
+    def deploy(self) -> None:
+        """The README's two commands, to the letter."""
+        self.cluster.run("llm-serve", "compile", cwd=self.project)
+        self.cluster.run("bash", "-c", "serve deploy generated/*.yaml", cwd=self.project)
+
+    def wait_until_settled(self) -> dict[str, str]:
+        """Every application RUNNING or failed for good."""
+        deadline = time.monotonic() + DEPLOY_TIMEOUT_S
+        while True:
+            found = self.cluster.applications()
+            statuses = {name: each["status"] for name, each in found.items()}
+            if statuses and all(status in ("RUNNING", *FAILED) for status in statuses.values()):
+                return statuses
+            assert time.monotonic() < deadline, statuses
+            time.sleep(0.5)
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind((HOST, 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def _write_project(folder: Path, port: int) -> None:
+    """The shipped base and SmolLM2 file, and variants of it."""
+    shutil.copytree(REPO / "base", folder / "base")
+    clusters = folder / "registry" / "clusters"
+    clusters.mkdir(parents=True)
+    shutil.copy(REPO / "registry" / f"{SMOLLM2}.yaml", folder / "registry")
+    for name, more in MODELS.items():
+        text = MODEL.format(base=SMOLLM2, model_id=name.replace("--", "/"), more=more)
+        (folder / "registry" / f"{name}.yaml").write_text(text)
+    (clusters / "default.yaml").write_text(f'models: ["*"]\nhttp: {{port: {port}}}\n')
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model cache of its own: the real model, and one whose file was damaged after it was stored."""
+    weights = fetch()
+    folder = tmp_path_factory.mktemp("cache")
+    for repository in (REPOSITORY, "acme/damaged-weights"):
+        shutil.copytree(weights.parents[2], folder / f"models--{repository.replace('/', '--')}", symlinks=True)
+    damaged = (folder / "models--acme--damaged-weights" / "snapshots" / weights.parent.name / FILENAME).resolve()
+    with damaged.open("r+b") as stream:
+        stream.seek(1_000_000)
+        stream.write(b"damage")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def deployment(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Deployment]:
+    gcs, dashboard, client_server, http = _free_ports(4)
+    patch = pytest.MonkeyPatch()
+    patch.setenv("LLM_SERVE_CACHE", str(cache))
+    cluster = Cluster(gcs, dashboard, secrets.token_hex(32))
+    project = tmp_path_factory.mktemp("project")
+    _write_project(project, http)
+    # Ports of its own, so that a Ray which runs on this machine already is not in the way.
+    options = (f"--ray-client-server-port={client_server}", "--dashboard-agent-listen-port=0")
+    options += ("--min-worker-port=0", "--max-worker-port=0", "--num-cpus=4", "--block")
+    log = project / "ray.log"
+    with log.open("w") as output:
+        head = subprocess.Popen(
+            cluster.start_command(*options),
+            env=cluster.environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        _wait_for_ray(cluster, head, log)
+        running = Deployment(cluster, project, http)
+        running.deploy()
+        running.wait_until_settled()
+        yield running
+    finally:
+        patch.undo()
+        head.send_signal(signal.SIGTERM)
+        head.wait(60)
+
+
+def _wait_for_ray(cluster: Cluster, head: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while cluster.get("/api/version") is None:
+        assert head.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.3)

@@ -1,0 +1,163 @@
+"""The road end to end: registry -> generated -> Ray Serve -> a real model -> the real OpenAI client."""
+
+import asyncio
+import time
+
+import httpx
+import openai
+import pytest
+
+from demo.model import REPOSITORY
+
+FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
+LONG = [{"role": "user", "content": "Write a long story about a fox."}]
+
+
+def text_of(stream) -> str:
+    return "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+
+
+def ask(deployment, **more):
+    request = {"model": REPOSITORY, "messages": FRANCE, "temperature": 0, **more}
+    return deployment.client.chat.completions.create(**request)
+
+
+def test_the_cluster_is_what_was_compiled(deployment) -> None:
+    statuses = {name: each["status"] for name, each in deployment.cluster.applications().items()}
+    broken = {"acme--no-weights", "acme--wrong-file", "acme--damaged"}
+    assert {name for name, status in statuses.items() if status == "RUNNING"} == set(statuses) - broken
+    assert {name for name, status in statuses.items() if status == "DEPLOY_FAILED"} == broken
+    assert REPOSITORY in [model.id for model in deployment.client.models.list()]
+    assert httpx.get(f"{deployment.url}/health").status_code == 200
+
+
+def test_streamed_and_whole_answers_are_the_same(deployment) -> None:
+    whole = ask(deployment)
+    assert "Paris" in whole.choices[0].message.content
+    assert whole.choices[0].finish_reason == "stop"
+    assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens
+    chunks = list(ask(deployment, stream=True, stream_options={"include_usage": True}))
+    assert text_of(chunks) == whole.choices[0].message.content
+    assert len(chunks) > 4  # it came in pieces
+    assert chunks[-1].usage == whole.usage
+
+
+def test_a_stop_string_ends_the_answer_and_is_not_sent(deployment) -> None:
+    whole = ask(deployment).choices[0].message.content
+    stop = whole[8:14]  # lies across tokens
+    expected = whole[: whole.index(stop)]
+    assert ask(deployment, stop=[stop]).choices[0].message.content == expected
+    assert text_of(ask(deployment, stop=stop, stream=True)) == expected
+
+
+def test_a_conversation_of_several_turns(deployment) -> None:
+    turns = [
+        {"role": "system", "content": "You are a helpful assistant."},
+        {"role": "user", "content": "My name is Ada."},
+        {"role": "assistant", "content": "Hello Ada, nice to meet you."},
+        {"role": "user", "content": "What is my name?"},
+    ]
+    assert "Ada" in ask(deployment, messages=turns, max_tokens=32).choices[0].message.content
+
+
+def test_completions_take_the_prompt_as_it_is(deployment) -> None:
+    answer = deployment.client.completions.create(
+        model=REPOSITORY, prompt="The capital of France is", max_tokens=8, temperature=0
+    )
+    assert "Paris" in answer.choices[0].text
+    assert answer.usage.prompt_tokens == 5  # no template around it
+    assert answer.choices[0].finish_reason == "length"
+
+
+async def test_two_streams_run_at_the_same_time(deployment) -> None:
+    client = openai.AsyncOpenAI(base_url=f"{deployment.url}/v1", api_key="none", max_retries=0)
+
+    async def times() -> list[float]:
+        stream = await client.chat.completions.create(model=REPOSITORY, messages=LONG, max_tokens=40, stream=True)
+        return [time.monotonic() async for chunk in stream if chunk.choices and chunk.choices[0].delta.content]
+
+    first, second = await asyncio.gather(times(), times())
+    assert max(first[0], second[0]) < min(first[-1], second[-1])
+
+
+def test_an_unknown_model_is_a_404_in_openais_shape(deployment) -> None:
+    with pytest.raises(openai.NotFoundError) as error:
+        ask(deployment, model="acme/unknown")
+    assert error.value.code == "model_not_found"
+    assert error.value.param == "model"
+    assert "acme/unknown" in error.value.message and REPOSITORY in error.value.message
+
+
+@pytest.mark.parametrize(
+    ("wrong", "param"),
+    [({"messages": []}, "messages"), ({"temperature": -1}, "temperature"), ({"n": 2}, "n"), ({"tools": [{}]}, "tools")],
+)
+def test_bad_requests_name_the_field(deployment, wrong, param) -> None:
+    with pytest.raises(openai.BadRequestError) as error:
+        ask(deployment, **wrong)
+    assert error.value.param == param
+
+
+def test_a_prompt_that_does_not_fit_is_refused_with_both_numbers(deployment) -> None:
+    with pytest.raises(openai.BadRequestError) as error:
+        ask(deployment, messages=[{"role": "user", "content": "word " * 5000}])
+    assert error.value.code == "context_length_exceeded"
+    assert "2048" in error.value.message
+
+
+def test_overload_is_refused_and_closing_the_connection_frees_the_slot(deployment) -> None:
+    request = {"model": "acme/single", "messages": LONG, "max_tokens": 1500}
+    stream = deployment.client.chat.completions.create(**request, stream=True)
+    next(iter(stream))
+    with pytest.raises(openai.RateLimitError) as error:
+        deployment.client.chat.completions.create(**request)
+    assert error.value.code == "overloaded"
+    assert int(error.value.response.headers["retry-after"]) >= 1
+    stream.close()
+    closed = time.monotonic()
+    while True:
+        try:
+            ask(deployment, model="acme/single", max_tokens=1)
+            break
+        except openai.RateLimitError:
+            assert time.monotonic() - closed < 5, "the slot is still taken"
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("model", "field", "problem"),
+    [
+        ("acme--no-weights", "model_config.initialization.hf_model_id", "is not in the model cache"),
+        ("acme--wrong-file", "model_config.initialization.initializer.model_filename", "is-nowhere.gguf"),
+        ("acme--damaged", "model_config.initialization.initializer.model_filename", "bad checksum"),
+    ],
+)
+def test_what_stops_a_replica_names_the_field_of_the_registry_file(deployment, model, field, problem) -> None:
+    said = f"registry/{model}.yaml: {field}: "
+    status = deployment.cluster.run("serve", "status")
+    assert said in status.replace("\n", " ").replace("          ", "")
+    with pytest.raises(openai.InternalServerError) as error:
+        ask(deployment, model=model.replace("--", "/"))
+    assert error.value.status_code == 503
+    assert said in error.value.message and problem in error.value.message
+    assert "Traceback" not in error.value.message
+
+
+def test_editing_a_default_reconfigures_and_restarts_nothing(deployment) -> None:
+    def replicas() -> set[str]:
+        model = deployment.cluster.applications()["acme--single"]["deployments"]["Model"]
+        return {replica["replica_id"] for replica in model["replicas"]}
+
+    before = replicas()
+    single = deployment.project / "registry" / "acme--single.yaml"
+    single.write_text(
+        single.read_text().replace("{max_batch_size: 1}", "{max_batch_size: 2, stopping_sequences: Paris}")
+    )
+    deployment.deploy()
+    deployment.wait_until_settled()
+    deadline = time.monotonic() + 30
+    while "Paris" in (answer := ask(deployment, model="acme/single").choices[0].message.content):
+        assert time.monotonic() < deadline, "the new settings have not arrived"
+        time.sleep(0.5)
+    assert answer.startswith("The capital")
+    assert replicas() == before

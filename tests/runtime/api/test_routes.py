@@ -1,0 +1,207 @@
+"""The API over a scripted engine, through real ASGI requests."""
+
+import asyncio
+import json
+
+import httpx
+import pytest
+
+from runtime.api.routes import create_app
+from runtime.errors import EngineError
+
+CHAT = {"model": "acme/model", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 50}
+
+
+@pytest.fixture
+def make_client(make_replica):
+    async def make(**settings) -> httpx.AsyncClient:
+        app = create_app(await make_replica(**settings))
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        return httpx.AsyncClient(transport=transport, base_url="http://test")
+
+    return make
+
+
+def events(response: httpx.Response) -> list:
+    lines = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
+    return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
+def streamed_text(found: list) -> str:
+    choices = [event["choices"][0] for event in found[:-1] if event["choices"]]
+    return "".join(choice["delta"].get("content", "") for choice in choices)
+
+
+async def test_a_whole_chat_answer(make_client, engine) -> None:
+    client = await make_client()
+    answer = (await client.post("/v1/chat/completions", json=CHAT)).json()
+    assert answer["object"] == "chat.completion"
+    assert answer["choices"][0]["message"] == {"role": "assistant", "content": "Hello world"}
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    prompt = b"<user>Hi<assistant>"
+    assert answer["usage"] == {"prompt_tokens": len(prompt), "completion_tokens": 11, "total_tokens": len(prompt) + 11}
+    assert bytes(engine.requests[0][0]) == prompt
+
+
+async def test_a_streamed_chat_answer(make_client) -> None:
+    client = await make_client()
+    request = CHAT | {"stream": True, "stream_options": {"include_usage": True}}
+    response = await client.post("/v1/chat/completions", json=request)
+    assert response.headers["content-type"].startswith("text/event-stream")
+    found = events(response)
+    assert found[-1] == "[DONE]"
+    assert found[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert streamed_text(found) == "Hello world"
+    assert [e["choices"][0]["finish_reason"] for e in found[:-2]] == [None] * (len(found) - 3) + ["stop"]
+    assert found[-2]["choices"] == [] and found[-2]["usage"]["completion_tokens"] == 11
+    assert len({event["id"] for event in found[:-1]}) == 1
+
+
+async def test_completions_take_the_prompt_raw(make_client, engine) -> None:
+    client = await make_client(prompt_format="### {instruction}")
+    answer = (await client.post("/v1/completions", json={"prompt": "Once", "max_tokens": 3})).json()
+    assert answer["choices"][0]["text"] == "Hel"
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert bytes(engine.requests[0][0]) == b"Once"
+
+
+async def test_prompt_format_beats_the_models_template(make_client, engine) -> None:
+    client = await make_client(prompt_format="Q: {instruction}\nA: ")
+    turns = [("system", "Be brief."), ("user", "One {x}?"), ("assistant", "Yes"), ("user", "Two?")]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    await client.post("/v1/chat/completions", json=CHAT | {"messages": messages, "max_tokens": 5})
+    assert bytes(engine.requests[0][0]) == b"Q: Be brief.\n\nOne {x}?\nA: Yes\nQ: Two?\nA: "
+
+
+async def test_stops_of_registry_and_request_hold_together(make_client) -> None:
+    client = await make_client(stopping_sequences=["xyz", [ord("w"), ord("o")]])
+    for stream in (False, True):
+        response = await client.post("/v1/chat/completions", json=CHAT | {"stream": stream})
+        text = streamed_text(events(response)) if stream else response.json()["choices"][0]["message"]["content"]
+        assert text == "Hello "
+    response = await client.post("/v1/chat/completions", json=CHAT | {"stop": "llo"})
+    assert response.json()["choices"][0]["message"]["content"] == "He"
+
+
+async def test_the_requests_sampling_goes_over_the_registrys(make_client, engine) -> None:
+    client = await make_client(generate_kwargs={"temperature": 0.5, "top_k": 7, "max_new_tokens": 9})
+    await client.post("/v1/chat/completions", json={"messages": CHAT["messages"], "top_p": 0.3, "seed": 4})
+    sampling = engine.requests[0][1]
+    assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.seed) == (0.5, 7, 0.3, 4)
+    assert sampling.max_new_tokens == 9
+
+
+async def test_do_sample_false_is_greedy_until_the_request_says_otherwise(make_client, engine) -> None:
+    client = await make_client(generate_kwargs={"do_sample": False, "temperature": 0.5})
+    await client.post("/v1/chat/completions", json=CHAT)
+    await client.post("/v1/chat/completions", json=CHAT | {"temperature": 0.9})
+    assert [sampling.temperature for _, sampling in engine.requests] == [0.0, 0.9]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param", "code"),
+    [
+        ({"messages": []}, 400, "messages", None),
+        ({"messages": [{"role": "robot", "content": "x"}]}, 400, "messages.0.role", None),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, None, None),
+        ({"temperature": "hot"}, 400, "temperature", None),
+        ({"max_tokens": 0}, 400, "max_tokens", None),
+        ({"max_tokens": 99}, 400, "messages", "context_length_exceeded"),
+        ({"n": 2}, 400, "n", None),
+        ({"logprobs": True}, 400, None, None),
+        ({"tools": [{"type": "function"}]}, 400, "tools", None),
+        ({"stop": ["a", "b", "c", "d", "e"]}, 400, None, None),
+        ({"model": "acme/other"}, 404, "model", "model_not_found"),
+    ],
+)
+async def test_bad_requests(make_client, engine, body, status, param, code) -> None:
+    client = await make_client()
+    response = await client.post("/v1/chat/completions", json=CHAT | body)
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (status, code)
+    assert error["type"] == "invalid_request_error" and error["message"]
+    assert param is None or error["param"] == param
+    assert engine.requests == []
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"\xff", b"{}" * 2])
+async def test_bodies_that_are_no_request(make_client, body) -> None:
+    client = await make_client()
+    response = await client.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+async def test_unknown_paths_and_methods_answer_in_openais_shape(make_client) -> None:
+    client = await make_client()
+    assert (await client.get("/v1/nothing")).json()["error"]["message"] == "GET /v1/nothing: Not Found"
+    assert (await client.get("/v1/completions")).status_code == 405
+
+
+async def test_an_engine_error_before_the_first_token_has_a_status(make_client, engine) -> None:
+    engine.script = [EngineError("boom")]
+    client = await make_client()
+    response = await client.post("/v1/chat/completions", json=CHAT | {"stream": True})
+    assert response.status_code == 500 and response.json()["error"]["message"] == "boom"
+
+
+async def test_an_engine_error_in_mid_stream_is_one_error_event_and_no_done(make_client, engine) -> None:
+    engine.script = [b"Hel", EngineError("boom")]
+    client = await make_client()
+    found = events(await client.post("/v1/chat/completions", json=CHAT | {"stream": True}))
+    assert [list(event) for event in found[-1:]] == [["error"]]
+    assert found[-1]["error"]["message"] == "boom"
+
+
+async def test_overload_is_429_at_once_and_places_come_back(make_client, engine) -> None:
+    gate = asyncio.Event()
+    engine.script = [gate, b"done"]
+    client = await make_client(max_batch_size=1, max_waiting_requests=1)
+    inside = [asyncio.create_task(client.post("/v1/chat/completions", json=CHAT)) for _ in range(2)]
+    while engine.running < 2:
+        await asyncio.sleep(0)
+    for stream in (False, True):
+        response = await client.post("/v1/chat/completions", json=CHAT | {"stream": stream})
+        assert response.status_code == 429 and response.json()["error"]["code"] == "overloaded"
+        assert response.headers["retry-after"] == "1"
+    gate.set()
+    assert [(await each).status_code for each in inside] == [200, 200]
+    assert (await client.post("/v1/chat/completions", json=CHAT)).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_goes_frees_the_slot(make_replica, engine, stream) -> None:
+    """Straight ASGI: the client disconnects while the engine is in the middle of the answer."""
+    engine.script = [b"Hel", asyncio.Event(), b"never"]
+    replica = await make_replica()
+    app = create_app(replica)
+    gone, sent = asyncio.Event(), []
+    body = json.dumps(CHAT | {"stream": stream}).encode()
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive():
+        if messages:
+            return messages.pop(0)
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers}
+    scope |= {"query_string": b"", "http_version": "1.1", "scheme": "http", "root_path": ""}
+    request = asyncio.create_task(app(scope, receive, send))
+    while engine.running == 0 or (stream and len(sent) < 2):
+        await asyncio.sleep(0)
+    gone.set()
+    await asyncio.wait_for(request, 1)
+    assert engine.running == 0
+    assert replica._admission.inside == 0
+
+
+async def test_health_tells_the_truth(make_client, engine) -> None:
+    client = await make_client()
+    assert (await client.get("/health")).status_code == 200
+    engine.healthy = False
+    assert (await client.get("/health")).status_code == 500

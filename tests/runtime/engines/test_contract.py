@@ -1,0 +1,129 @@
+"""What every engine that can run must do, with a real model. A new engine needs one line in `ENGINES`."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import pytest
+
+from demo.model import fetch
+from runtime.engines import ENGINES
+from runtime.engines.contract import Engine, Sampling, load
+from runtime.errors import ConfigError, EngineError
+from tests.runtime.support import arguments_for
+
+INITIALIZERS = {"llamaCpp": {"model_init_kwargs": {"n_ctx": 1024, "n_batch": 64}}}
+SLOTS = 4
+FRANCE = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+GREEDY = Sampling(max_new_tokens=16, temperature=0)
+
+
+def test_every_engine_that_can_run_is_tested() -> None:
+    assert {engine.name for engine in ENGINES if engine.loader} == set(INITIALIZERS)
+
+
+@pytest.mark.parametrize("name", [engine.name for engine in ENGINES if engine.loader is None])
+def test_an_engine_that_cannot_run_yet_says_so(name: str, tmp_path) -> None:
+    with pytest.raises(ConfigError, match=f"initializer.type: this version cannot run {name} yet"):
+        load(arguments_for({"type": name}), tmp_path, 1)
+
+
+@pytest.fixture(params=INITIALIZERS)
+async def engine(request) -> AsyncIterator[Engine]:
+    initializer = {"type": request.param, **INITIALIZERS[request.param]}
+    loaded = await asyncio.to_thread(load, arguments_for(initializer), fetch().parent, SLOTS)
+    yield loaded
+    await loaded.close()
+
+
+async def tokens_of(engine: Engine, prompt: str, sampling: Sampling) -> list[int]:
+    async with aclosing(engine.generate(engine.tokenizer.encode(prompt), sampling)) as batches:
+        return [token async for batch in batches for token in batch]
+
+
+async def text_of(engine: Engine, prompt: str, sampling: Sampling = GREEDY) -> str:
+    return b"".join(map(engine.tokenizer.piece, await tokens_of(engine, prompt, sampling))).decode()
+
+
+async def test_it_answers_and_ends_at_the_end_token(engine: Engine) -> None:
+    assert await text_of(engine, FRANCE) == "The capital of France is Paris."
+
+
+async def test_lengths_are_kept(engine: Engine) -> None:
+    assert len(await tokens_of(engine, FRANCE, Sampling(max_new_tokens=3, temperature=0))) == 3
+    held = Sampling(max_new_tokens=20, min_new_tokens=20, temperature=0)
+    assert len(await tokens_of(engine, FRANCE, held)) == 20  # the end token would have come after 7
+
+
+async def test_an_answer_does_not_depend_on_its_neighbours(engine: Engine) -> None:
+    """More requests than slots, of many lengths: each greedy answer is the one that it gets alone."""
+    prompts = [f"{'Fact: water is wet. ' * n}The number after {n} is" for n in range(10)]
+    alone = [await text_of(engine, prompt) for prompt in prompts]
+    assert await asyncio.gather(*(text_of(engine, prompt) for prompt in prompts)) == alone
+
+
+async def test_requests_keep_their_own_sampling(engine: Engine) -> None:
+    hot = Sampling(max_new_tokens=16, temperature=5.0, seed=1)
+    greedy, wild, again = await asyncio.gather(
+        text_of(engine, FRANCE), tokens_of(engine, FRANCE, hot), tokens_of(engine, FRANCE, hot)
+    )
+    assert greedy == "The capital of France is Paris."
+    assert wild == again != await tokens_of(engine, FRANCE, GREEDY)
+
+
+@pytest.mark.parametrize(
+    "cut", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}, {"temperature": 0.01}], ids=lambda cut: next(iter(cut))
+)
+async def test_each_cut_alone_makes_sampling_greedy(engine: Engine, cut: dict) -> None:
+    sampling = Sampling(**{"max_new_tokens": 16, "temperature": 2.0, "seed": 3} | cut)
+    assert await text_of(engine, FRANCE, sampling) == "The capital of France is Paris."
+
+
+async def test_penalties_change_a_repetitive_answer(engine: Engine) -> None:
+    prompt = "a b a b a b a b a b a b a b a b"
+    plain = await tokens_of(engine, prompt, GREEDY)
+    for penalty in ({"repetition_penalty": 1.8}, {"frequency_penalty": 2.0}, {"presence_penalty": 2.0}):
+        changed = await tokens_of(engine, prompt, Sampling(max_new_tokens=16, temperature=0, **penalty))
+        assert len(set(changed)) > len(set(plain)), penalty
+
+
+async def test_closing_an_answer_frees_its_slot(engine: Engine) -> None:
+    endless = Sampling(max_new_tokens=900, min_new_tokens=900)
+    streams = [engine.generate(engine.tokenizer.encode("Once"), endless) for _ in range(SLOTS)]
+    await asyncio.gather(*(anext(stream) for stream in streams))
+    waiting = asyncio.create_task(text_of(engine, FRANCE))
+    await asyncio.sleep(0.2)
+    assert not waiting.done()
+    await streams[0].aclose()
+    assert await asyncio.wait_for(waiting, 30) == "The capital of France is Paris."
+    await asyncio.gather(*(stream.aclose() for stream in streams[1:]))
+
+
+async def test_slots_change_while_answers_run(engine: Engine) -> None:
+    running = asyncio.create_task(text_of(engine, FRANCE))
+    await asyncio.sleep(0)
+    await engine.resize(2)
+    late = [asyncio.create_task(text_of(engine, FRANCE)) for _ in range(3)]
+    assert {await each for each in (running, *late)} == {"The capital of France is Paris."}
+
+
+async def test_health_and_close(engine: Engine) -> None:
+    await engine.check_health()
+    endless = engine.generate(engine.tokenizer.encode("Once"), Sampling(max_new_tokens=900, min_new_tokens=900))
+    await anext(endless)
+    await engine.close()
+    with pytest.raises(EngineError):
+        async for _ in endless:
+            pass
+    with pytest.raises(EngineError):
+        await engine.check_health()
+    with pytest.raises(EngineError):
+        await text_of(engine, FRANCE)
+    await engine.close()
+
+
+async def test_tokenizer_round_trip_and_special_tokens(engine: Engine) -> None:
+    text = "Größe 😀 日本語 e\u0301"
+    assert b"".join(map(engine.tokenizer.piece, engine.tokenizer.encode(text))).decode() == text
+    assert len(engine.tokenizer.encode("<|im_end|>")) == 1
+    assert engine.tokenizer.chat_template and "im_start" in engine.tokenizer.chat_template

@@ -1,0 +1,83 @@
+"""A scripted engine: exact tokens, delays and faults, without a model."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+
+from runtime.application import ModelArguments, ModelSettings
+from runtime.engines.contract import Engine, Limits, Sampling, Tokenizer
+from runtime.errors import EngineError
+
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+
+
+class ByteTokenizer(Tokenizer):
+    """A token is a byte."""
+
+    chat_template = TEMPLATE
+    special_tokens = {"bos_token": "<s>"}
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def piece(self, token: int) -> bytes:
+        return bytes([token])
+
+
+class ScriptedEngine(Engine):
+    """Answers with `script`, in batches as written; an exception in it is raised there."""
+
+    def __init__(self) -> None:
+        self.tokenizer = ByteTokenizer()
+        self.limits = Limits(context_length=100, vocabulary_size=256)
+        self.script: list[bytes | Exception | asyncio.Event] = [b"Hello", b" world"]
+        self.requests: list[tuple[Sequence[int], Sampling]] = []
+        self.running = 0
+        self.slots = 0
+        self.healthy = True
+
+    async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[list[int], None]:
+        self.requests.append((prompt, sampling))
+        self.running += 1
+        left = sampling.max_new_tokens
+        try:
+            for step in self.script:
+                if isinstance(step, Exception):
+                    raise step
+                if isinstance(step, asyncio.Event):
+                    await step.wait()
+                    continue
+                yield list(step[:left])
+                left -= len(step)
+                if left <= 0:
+                    return
+        finally:
+            self.running -= 1
+
+    async def resize(self, max_batch_size: int) -> None:
+        self.slots = max_batch_size
+
+    async def check_health(self) -> None:
+        if not self.healthy:
+            raise EngineError("the engine has stopped")
+
+    async def close(self) -> None:
+        self.healthy = False
+
+
+def arguments_for(initializer: dict, **more) -> ModelArguments:
+    """Arguments of a model `acme/model` declared in `registry/acme--model.yaml`."""
+    plain = {
+        "name": "acme--model",
+        "declared_in": "registry/acme--model.yaml",
+        "model_id": "acme/model",
+        "initialization": {"initializer": initializer, **more.pop("initialization", {})},
+        "scaling_config": {"num_cpus_per_worker": 2.0},
+    }
+    return ModelArguments.model_validate(plain | more)
+
+
+def settings_for(max_waiting_requests: int = 2, max_input_words: int | None = None, **generation) -> ModelSettings:
+    """Settings with the given generation config."""
+    generation = {"max_batch_size": 2, **generation}
+    plain = {"generation": generation, "max_waiting_requests": max_waiting_requests}
+    return ModelSettings.model_validate(plain | {"max_input_words": max_input_words})
