@@ -102,7 +102,7 @@ def test_a_prompt_that_does_not_fit_is_refused_with_both_numbers(deployment) -> 
     with pytest.raises(openai.BadRequestError) as error:
         ask(deployment, messages=[{"role": "user", "content": "word " * 5000}])
     assert error.value.code == "context_length_exceeded"
-    assert "2048" in error.value.message
+    assert "4096" in error.value.message
 
 
 def test_overload_is_refused_and_closing_the_connection_frees_the_slot(deployment) -> None:
