@@ -41,7 +41,7 @@ class Cluster:
             "PATH": f"{BIN}:{os.environ.get('PATH', '')}",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.token,
-            "RAY_ADDRESS": self.dashboard,  # what `serve` looks at
+            "RAY_DASHBOARD_ADDRESS": self.dashboard,  # what `serve` looks at
             "RAY_worker_niceness": "0",  # at Ray's 15, Serve's proxy may starve on a small machine
         }
 

@@ -156,5 +156,7 @@ class GatewayModel(Schema):
 class GatewaySettings(Schema):
     """`user_config` of the gateway: adding a model restarts nothing else."""
 
+    upstream: str
+    """Where the node's own Ray proxy listens: the way to the models' routes."""
     models: list[GatewayModel]
     """The models of the cluster."""

@@ -14,7 +14,6 @@ from typing import Any
 import aiohttp
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
-from yarl import URL
 
 from runtime.api.responses import error_body, model_card
 from runtime.api.routes import add_error_handlers
@@ -46,6 +45,7 @@ class Gateway:
 
     def __init__(self, look: Look) -> None:
         self.models: dict[str, GatewayModel] = {}
+        self._upstream = ""
         self._look = look
         self._status: Mapping[str, str] = {}
         self._status_time = -STATUS_AGE_S
@@ -55,6 +55,7 @@ class Gateway:
     def configure(self, settings: GatewaySettings) -> None:
         """Take a new list of models."""
         self.models = {model.id: model for model in settings.models}
+        self._upstream = settings.upstream
 
     def create_app(self) -> FastAPI:
         """The ASGI application."""
@@ -108,8 +109,7 @@ class Gateway:
 
     async def _post(self, request: Request, model: GatewayModel, path: str, body: bytes) -> aiohttp.ClientResponse:
         assert self._session is not None  # the lifespan has made it
-        host, port = request.scope["server"]
-        url = URL.build(scheme="http", host=host, port=port, path=model.route_prefix + path)
+        url = self._upstream + model.route_prefix + path
         headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
         try:
             return await self._session.post(url, data=body, headers=headers)

@@ -148,6 +148,7 @@ def _bundle(resources: dict[str, float]) -> dict[str, float]:
 
 def _gateway_application(cluster: ClusterSpec, models: list[Model]) -> Document:
     settings = GatewaySettings(
+        upstream=_upstream(cluster.http),
         models=[
             GatewayModel(
                 id=model.spec.model.model_id,
@@ -156,7 +157,7 @@ def _gateway_application(cluster: ClusterSpec, models: list[Model]) -> Document:
                 description=model.spec.model.model_description,
             )
             for model in models
-        ]
+        ],
     )
     deployment = {
         "name": "Gateway",
@@ -174,6 +175,12 @@ def _gateway_application(cluster: ClusterSpec, models: list[Model]) -> Document:
         "args": {},
         "deployments": [deployment],
     }
+
+
+def _upstream(http: HttpOptions) -> str:
+    """The proxy of whatever node the gateway runs on: every node that has a replica has one."""
+    host = "127.0.0.1" if http.host == "0.0.0.0" else http.host  # noqa: S104 (compared, not bound)
+    return f"http://[{host}]:{http.port}" if ":" in host else f"http://{host}:{http.port}"
 
 
 def _dump(value: Any) -> Any:

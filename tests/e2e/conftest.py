@@ -1,5 +1,6 @@
 """One real Ray cluster for all end-to-end tests, deployed from what `llm-serve compile` writes."""
 
+import os
 import secrets
 import shutil
 import signal
@@ -137,8 +138,8 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterato
         yield running
     finally:
         patch.undo()
-        head.send_signal(signal.SIGTERM)
-        head.wait(60)
+        os.killpg(head.pid, signal.SIGKILL)  # nothing of it is of use to anybody, and Ray takes its time to go
+        head.wait()
 
 
 def _wait_for_ray(cluster: Cluster, head: "subprocess.Popen[bytes]", log: Path) -> None:

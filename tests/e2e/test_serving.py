@@ -52,12 +52,11 @@ def test_a_stop_string_ends_the_answer_and_is_not_sent(deployment) -> None:
 
 def test_a_conversation_of_several_turns(deployment) -> None:
     turns = [
-        {"role": "system", "content": "You are a helpful assistant."},
-        {"role": "user", "content": "My name is Ada."},
-        {"role": "assistant", "content": "Hello Ada, nice to meet you."},
-        {"role": "user", "content": "What is my name?"},
+        *FRANCE,
+        {"role": "assistant", "content": "The capital of France is Paris."},
+        {"role": "user", "content": "And of Italy?"},
     ]
-    assert "Ada" in ask(deployment, messages=turns, max_tokens=32).choices[0].message.content
+    assert "Rome" in ask(deployment, messages=turns, max_tokens=32).choices[0].message.content
 
 
 def test_completions_take_the_prompt_as_it_is(deployment) -> None:

@@ -39,9 +39,9 @@ def test_the_cache_answers_for_model_id_or_hf_model_id(tmp_path: Path) -> None:
 def test_a_local_mirror(tmp_path: Path) -> None:
     assert folder_of(s3_mirror_config={"bucket_uri": str(tmp_path)}) == tmp_path
     assert folder_of(s3_mirror_config={"bucket_uri": f"file://{tmp_path}"}) == tmp_path
-    with pytest.raises(ConfigError, match="s3_mirror_config.bucket_uri: there is no folder"):
+    with pytest.raises(ConfigError, match=r"s3_mirror_config\.bucket_uri: there is no folder"):
         folder_of(s3_mirror_config={"bucket_uri": str(tmp_path / "none")})
-    with pytest.raises(ConfigError, match="s3_mirror_config.bucket_uri: s3://bucket/x is remote"):
+    with pytest.raises(ConfigError, match=r"s3_mirror_config\.bucket_uri: s3://bucket/x is remote"):
         folder_of(s3_mirror_config={"bucket_uri": "s3://bucket/x"})
 
 

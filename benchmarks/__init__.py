@@ -1,0 +1,1 @@
+"""Ratios against a peer or the floor, measured in the same run."""
