@@ -39,10 +39,8 @@ CODES: dict[str, str] = {
     "E401": "cluster selects no model",
     "E402": "two models of a cluster share an id",
     "E403": "model cannot be placed",
-    "E404": "no default cluster",
     "E501": "generated file cannot be written",
     "W301": "field has a new name",
-    "W302": "field has no effect any more",
 }
 """Every code and its title. 1: reading, 2: layering, 3: schema, 4: clusters, 5: output."""
 

@@ -72,7 +72,7 @@ def run() -> None:
             changed = {name: status for name, status in statuses.items() if seen.get(name) != status}
             print("".join(f"\n      {name}: {status}" for name, status in changed.items()), end="", flush=True)
             seen = statuses
-        print()
+        print("\n     ", end="")
     with _step(6, f"a question through the OpenAI API: {QUESTION}"):
         pass
     _ask(_client(http_port), [{"role": "user", "content": QUESTION}])

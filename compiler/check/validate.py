@@ -55,7 +55,7 @@ def _diagnostics(errors: ValidationError, tree: Mapping, schema: type[Schema]) -
         elif error["type"] in ("missing", "union_tag_not_found"):
             yield _missing_key(path, span, schema, error)
         else:
-            yield _bad_value(path, node, error)
+            yield _bad_value(path, node, schema, error)
 
 
 def _tree_path(tree: Mapping, error: ErrorDetails) -> Path:
@@ -70,29 +70,35 @@ def _tree_path(tree: Mapping, error: ErrorDetails) -> Path:
 
 def _unknown_key(path: Path, span: Span, schema: type[Schema], error: ErrorDetails) -> Diagnostic:
     key, parent = str(path[-1]), _dotted(path[:-1])
-    known = [name for model in _models_at(schema, error["loc"][:-1]) for name in _fields(model)]
-    elsewhere = sorted({place for place in _places(schema, key) if place != _dotted(path)})
-    hint = None
-    if guess := did_you_mean(key, known):
-        hint = f"did you mean `{guess}`?"
-    elif elsewhere:
-        hint = f"`{key}` belongs to {' or '.join(f'`{place}`' for place in elsewhere)}"
-    elif known:
-        hint = f"known here: {', '.join(dict.fromkeys(known))}"
     where = f" in `{parent}`" if parent else ""
-    return Diagnostic("E301", f"unknown key `{key}`{where}", Label(span), help=hint)
+    return Diagnostic("E301", f"unknown key `{key}`{where}", Label(span), help=_right_key(path, schema, error["loc"]))
+
+
+def _right_key(path: Path, schema: type[Schema], loc: tuple[str | int, ...]) -> str | None:
+    """What the user probably meant: a key that exists elsewhere says more than one that looks alike."""
+    key, here = str(path[-1]), _dotted(path)
+    places = sorted({_dotted(place) for place in _places(schema, key)})
+    if here in places:
+        members = [str(_tag(model)) for model in _models_at(schema, path[:-1]) if key in _fields(model)]
+        return f"`{key}` is a setting of {', '.join(members)}"
+    if places:
+        return f"`{key}` belongs to {' or '.join(f'`{place}`' for place in places)}"
+    known = [name for model in _models_at(schema, loc[:-1]) for name in _fields(model)]
+    if guess := did_you_mean(key, known):
+        return f"did you mean `{guess}`?"
+    return f"known here: {', '.join(dict.fromkeys(known))}" if known else None
 
 
 def _missing_key(path: Path, span: Span, schema: type[Schema], error: ErrorDetails) -> Diagnostic:
-    missing = "type" if error["type"] == "union_tag_not_found" else str(error["loc"][-1])
-    hint = None
-    for model in _models_at(schema, error["loc"] if missing == "type" else error["loc"][:-1]):
-        field = _fields(model).get(missing)
-        hint = hint or (field.description if field else None)
+    hint: str | None
+    if error["type"] == "union_tag_not_found":
+        missing, hint = "type", "one of " + ", ".join(str(_tag(model)) for model in _models_at(schema, error["loc"]))
+    else:
+        missing, hint = str(error["loc"][-1]), _description(schema, error["loc"])
     return Diagnostic("E302", f"`{_dotted((*path, missing))}` is missing", Label(span), help=hint)
 
 
-def _bad_value(path: Path, node: Node, error: ErrorDetails) -> Diagnostic:
+def _bad_value(path: Path, node: Node, schema: type[Schema], error: ErrorDetails) -> Diagnostic:
     context = error.get("ctx", {})
     if error["type"] == "union_tag_invalid":
         names = str(context["expected_tags"]).replace("'", "")
@@ -100,14 +106,22 @@ def _bad_value(path: Path, node: Node, error: ErrorDetails) -> Diagnostic:
     if error["type"] == "literal_error" and "'" in str(context["expected"]):
         names = str(context["expected"]).replace(" or ", ", ").replace("'", "")
         return _one_of(path, node, str(error["input"]), names.split(", "))
-    message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    message = message.replace("String should", "must")
+    message = _in_our_words(error)
     text = f"`{_dotted(path)}`: {message}" if path else message
     blamed = [entry for key, entry in node.entries.items() if key in message] if isinstance(node, Mapping) else []
     if not blamed:
-        return Diagnostic("E304", text, _at(node), _losers(node))
+        hint = _description(schema, error["loc"]) if error["type"] == "string_pattern_mismatch" else None
+        return Diagnostic("E304", text, _at(node), _losers(node), hint)
     places = [_at(entry.value, f"`{entry.key}`") for entry in blamed]
     return Diagnostic("E304", text, places[-1], tuple(places[:-1]))
+
+
+def _in_our_words(error: ErrorDetails) -> str:
+    """pydantic's message, about YAML and in the style of ours."""
+    if error["type"] == "too_short":
+        return f"must have at least {error['ctx']['min_length']} item"
+    message = error["msg"].removeprefix("Value error, ")
+    return message.replace("Input should be", "must be").replace("String should", "must")
 
 
 def _one_of(path: Path, node: Node, value: str, names: list[str]) -> Diagnostic:
@@ -163,10 +177,16 @@ def _models_in(annotation: Any) -> list[type[Schema]]:
     return [model for argument in get_args(annotation) for model in _models_in(argument)]
 
 
-def _places(schema: type[Schema], key: str, prefix: str = "") -> Iterator[str]:
+def _description(schema: type[Schema], loc: tuple[str | int, ...]) -> str | None:
+    """What the schema says of the field at pydantic's location."""
+    fields = [_fields(model).get(str(loc[-1])) for model in _models_at(schema, loc[:-1])]
+    return next((field.description for field in fields if field), None)
+
+
+def _places(schema: type[Schema], key: str, above: Path = ()) -> Iterator[Path]:
     """Every path in the whole schema whose last step is `key`."""
     for name, field in _fields(schema).items():
         if name == key:
-            yield prefix + name
+            yield (*above, name)
         for model in _models_in(field.annotation):
-            yield from _places(model, key, f"{prefix}{name}.")
+            yield from _places(model, key, (*above, name))

@@ -98,23 +98,17 @@ class _Composer:
         assert mark is not None
         line, column = mark.line + 1, mark.column + 1
         lines = text.split("\n")
-        while line > 1 and (line > len(lines) or not lines[line - 1].strip()):
-            line, column = (
-                line - 1,
-                len(lines[line - 2]) + 1,
-            )  # the end of the file: point behind the last text
+        while line > 1 and (line > len(lines) or not lines[line - 1].strip()):  # the end: point behind the last text
+            line -= 1
+            column = len(lines[line - 1]) + 1
         message = ": ".join(part for part in (error.context, error.problem) if part)
         hint = "indent with spaces" if "\t" in lines[line - 1] else None
         return Diagnostic("E104", message, Label(Span(self.file, line, column, line, column + 1)), help=hint)
 
     def _node(self, event: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Node:
         if depth > MAX_DEPTH:
-            raise ConfigErrors(
-                [
-                    *self.found,
-                    Diagnostic("E102", f"nested deeper than {MAX_DEPTH} levels", Label(self._span(event))),
-                ]
-            )
+            too_deep = Diagnostic("E102", f"nested deeper than {MAX_DEPTH} levels", Label(self._span(event)))
+            raise ConfigErrors([*self.found, too_deep])
         self._refuse_anchors_and_tags(event)
         if isinstance(event, yaml.MappingStartEvent):
             return self._mapping(event, events, depth)

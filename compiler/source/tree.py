@@ -79,8 +79,10 @@ def kind(node: Node) -> str:
             return "a string"
         case Scalar(value=None):
             return "null"
+        case Scalar(value=int()):
+            return "an integer"
         case _:
-            return "a number"
+            return "a float"
 
 
 def plain(node: Node) -> Plain:

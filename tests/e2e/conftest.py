@@ -138,7 +138,8 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterato
         yield running
     finally:
         patch.undo()
-        os.killpg(head.pid, signal.SIGKILL)  # nothing of it is of use to anybody, and Ray takes its time to go
+        cluster.run("serve", "shutdown", "--yes")  # ends HAProxy, which has a process group of its own
+        os.killpg(head.pid, signal.SIGKILL)  # the rest is of no use to anybody, and Ray takes its time to go
         head.wait()
 
 
