@@ -24,7 +24,7 @@ def print_diagnostics(diagnostics: Sequence[Diagnostic], line: SourceLine, strea
     paint = _painter(stream)
     ordered = in_order(diagnostics)
     for diagnostic in ordered:
-        print("\n".join([*_human(diagnostic, line, paint), ""]), file=stream)
+        print(*_human(diagnostic, line, paint), "", sep="\n", file=stream)
     errors = sum(diagnostic.severity is Severity.ERROR for diagnostic in ordered)
     if errors:
         files = {d.primary.span.file for d in ordered if d.primary and d.severity is Severity.ERROR}
@@ -63,10 +63,8 @@ def print_differences(changes: Sequence[Change]) -> None:
         names = (f"{change.path} (on disk)", f"{change.path} (compiled)")
         sys.stdout.writelines(difflib.unified_diff(before, after, *names))
     if changes:
-        print(
-            f"{_count(len(changes), 'file')} differ; run `llm-serve compile` and commit the result",
-            file=sys.stderr,
-        )
+        differ = f"{_count(len(changes), 'file')} differ{'s' if len(changes) == 1 else ''}"
+        print(f"{differ}; run `llm-serve compile` and commit the result", file=sys.stderr)
     else:
         print("generated/ is up to date")
 
@@ -92,34 +90,40 @@ def _painter(stream: TextIO) -> Callable[[str, str], str]:
 def _human(diagnostic: Diagnostic, line: SourceLine, paint: Callable[[str, str], str]) -> list[str]:
     colour = _RED if diagnostic.severity is Severity.ERROR else _YELLOW
     title = paint(colour, f"{diagnostic.severity}[{diagnostic.code}]")
-    out = [f"{title}: {paint(_BOLD, diagnostic.message)}"]
+    out = [f"{title}: {paint(_BOLD, _printable(diagnostic.message))}"]
+    advice = f"help: {_printable(diagnostic.help)}" if diagnostic.help else None
     if diagnostic.primary is None:
-        return [*out, *([f"   = help: {diagnostic.help}"] if diagnostic.help else [])]
+        return [*out, f"   = {advice}"] if advice else out
     labels = [diagnostic.primary, *diagnostic.secondary]
     width = max(len(str(label.span.line)) for label in labels)
     bar = f"{' ' * width} {paint(_BLUE, '|')}"
     for label in labels:
         arrow, mark, shade = ("-->", "^", colour) if label is diagnostic.primary else (":::", "-", _BLUE)
-        out.append(f"{' ' * width}{paint(_BLUE, arrow)} {label.span}")
+        out.append(f"{' ' * width}{paint(_BLUE, arrow)} {_printable(str(label.span))}")
         text = line(label.span.file, label.span.line)
         if text is None or not text.strip():
             continue
         shown, offset, length = _excerpt(text, label)
-        pointer = f"{' ' * offset}{paint(shade, f'{mark * length} {label.text}'.rstrip())}"
+        pointer = f"{' ' * offset}{paint(shade, f'{mark * length} {_printable(label.text)}'.rstrip())}"
         number = paint(_BLUE, f"{label.span.line:>{width}} |")
         out += [bar, f"{number} {shown}", f"{bar} {pointer}"]
-    if diagnostic.help:
-        out.append(f"{' ' * width} {paint(_BLUE, '=')} help: {diagnostic.help}")
+    if advice:
+        out.append(f"{' ' * width} {paint(_BLUE, '=')} {advice}")
     return out
 
 
 def _excerpt(text: str, label: Label) -> tuple[str, int, int]:
     """The part of a line that shows the label, the column of its mark there, and the mark's length."""
     span = label.span
-    printable = "".join(char if char.isprintable() else "\N{MIDDLE DOT}" for char in text.replace("\t", " "))
+    printable = _printable(text.replace("\t", " "))
     start = span.column - 1
     end = span.end_column - 1 if span.end_line == span.line else len(printable)
     cut = max(0, start - MAX_SHOWN // 2) if len(printable) > MAX_SHOWN else 0
     shown = printable[cut : cut + MAX_SHOWN]
     length = max(1, min(end, cut + len(shown)) - start)
     return shown, start - cut, length
+
+
+def _printable(text: str) -> str:
+    """What a config file says must not steer the terminal. One character stays one, for the carets."""
+    return "".join(char if char.isprintable() else "\N{MIDDLE DOT}" for char in text)

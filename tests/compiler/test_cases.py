@@ -20,9 +20,7 @@ Files = dict[str, bytes]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_case(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
-) -> None:
+def test_case(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest) -> None:
     project = tmp_path / "project"
     shutil.copytree(CASES / name, project, ignore=shutil.ignore_patterns("expected"))
     before = files_under(project)

@@ -1,0 +1,152 @@
+"""What a person, a shell and a machine see of `llm-serve`."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from compiler import cli
+from tests.compiler.support import ENGINE, write
+
+GOOD = {"base/defaults.yaml": ENGINE, "registry/acme--a.yaml": "model_config: {model_id: acme/a}\n"}
+BROKEN = {"registry/acme--a.yaml": "model_config: {model_id: acme/a\n"}
+
+
+def run(*arguments: str) -> int:
+    """The exit code, however it is given."""
+    try:
+        return cli.main(list(arguments))
+    except SystemExit as done:
+        return int(done.code or 0)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    write(tmp_path, GOOD)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def generated(project: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (project / "generated").rglob("*") if path.is_file()}
+
+
+def test_help_shows_examples(capsys) -> None:
+    assert run("--help") == 0
+    assert "examples:\n  llm-serve compile " in capsys.readouterr().out
+    assert run("compile", "--help") == 0
+    assert "--check" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["compil"], ["compile", "--chek"], ["compile", "--format", "xml"], ["compile", "x"]]
+)
+def test_wrong_usage_is_64_and_says_where_help_is(arguments: list[str], capsys) -> None:
+    assert run(*arguments) == cli.WRONG_USAGE
+    assert "see `llm-serve --help`" in capsys.readouterr().err
+
+
+def test_a_project_is_found_from_a_folder_inside(project: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(project / "base")
+    assert run("compile") == 0
+    assert (project / "generated" / "serve.yaml").exists()
+
+
+def test_without_a_project_there_is_nothing_to_do(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("compile") == cli.WRONG_CONFIG
+    assert "there is no registry/" in capsys.readouterr().err
+    assert run("compile", "--root", str(tmp_path / "none")) == cli.WRONG_CONFIG
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_leaves_generated_as_it_was(project: Path, capsys) -> None:
+    assert run("compile") == 0
+    before = generated(project)
+    write(project, BROKEN)
+    write(project, {"registry/acme--b.yaml": "model_config: {model_id: acme/b}\n"})
+    assert run("compile") == cli.WRONG_CONFIG
+    assert generated(project) == before
+    assert "registry/acme--a.yaml:1:" in capsys.readouterr().err
+
+
+def test_check_shows_what_would_change_and_writes_nothing(project: Path, capsys) -> None:
+    assert run("compile", "--check") == cli.DIFFERENT
+    assert not (project / "generated").exists()
+    assert run("compile") == run("compile", "--check") == 0
+    edited = project / "generated" / "serve.yaml"
+    edited.write_text(edited.read_text().replace("max_replicas: 1", "max_replicas: 9"))
+    capsys.readouterr()
+    assert run("compile", "--check") == cli.DIFFERENT
+    printed = capsys.readouterr()
+    assert "-          max_replicas: 9\n+          max_replicas: 1\n" in printed.out
+    assert "1 file differs" in printed.err
+    assert "max_replicas: 9" in edited.read_text()
+
+
+def test_a_second_compile_writes_nothing(project: Path, capsys) -> None:
+    run("compile")
+    times = {path: path.stat().st_mtime_ns for path in project.rglob("generated/**/*")}
+    capsys.readouterr()
+    assert run("compile") == 0
+    assert "generated/ was up to date" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in project.rglob("generated/**/*")} == times
+
+
+def test_json_is_one_object_with_places(project: Path, capsys) -> None:
+    assert run("compile", "--format", "json") == 0
+    assert "generated/serve.yaml" in json.loads(capsys.readouterr().out)["changes"]
+    write(project, {"registry/acme--a.yaml": "model_config: {model_id: acme/a}\nwarmup: true\n"})
+    assert run("compile", "--format", "json") == cli.WRONG_CONFIG
+    (finding,) = json.loads(capsys.readouterr().out)["diagnostics"]
+    assert (finding["severity"], finding["code"]) == ("error", "E301")
+    assert finding["help"] == "`warmup` belongs to `model_config.warmup`"
+    assert finding["primary"]["span"] == {
+        "file": "registry/acme--a.yaml", "line": 2, "column": 1, "end_line": 2, "end_column": 7,
+    }  # fmt: skip
+
+
+def test_a_bug_of_ours_is_70_and_no_traceback(project: Path, monkeypatch, capsys) -> None:
+    def bug(_: object) -> None:
+        raise KeyError("oops")
+
+    monkeypatch.setattr("compiler.pipeline.compile_project", bug)
+    assert run("compile") == cli.OUR_BUG
+    printed = capsys.readouterr().err
+    assert "internal error: KeyError: 'oops'" in printed and "Traceback" not in printed
+    with pytest.raises(KeyError):
+        run("compile", "--traceback")
+
+
+class Terminal:
+    """A standard error that is a terminal."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> int:
+        self.text += text
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("no_colour", "coloured"), [("", True), ("1", False)])
+def test_colour_is_for_terminals_that_want_it(project: Path, monkeypatch, no_colour: str, coloured: bool) -> None:
+    write(project, BROKEN)
+    monkeypatch.setenv("NO_COLOR", no_colour)
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    run("compile")
+    assert ("\x1b[" in terminal.text) is coloured
+
+
+def test_what_a_file_says_cannot_steer_the_terminal(project: Path, capsys) -> None:
+    write(project, {"registry/acme--a.yaml": 'model_config: {"\\e[2Jx": 1}\n# \u202e\n'})
+    assert run("compile") == cli.WRONG_CONFIG
+    printed = capsys.readouterr().err
+    assert "\x1b" not in printed and "\u202e" not in printed

@@ -1,0 +1,12 @@
+"""How much hypothesis does: the same few examples at every `make test`, many new ones in `make test-all`."""
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+slow_machines = [HealthCheck.too_slow]
+settings.register_profile(
+    "quick", max_examples=100, derandomize=True, deadline=None, suppress_health_check=slow_machines
+)
+settings.register_profile("full", max_examples=1000, deadline=None, suppress_health_check=slow_machines)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
