@@ -67,6 +67,17 @@ class Initialization(Schema):
         return self
 
 
+class ModelCard(Schema):
+    """What `/v1/models` says of a model."""
+
+    task: str = "text-generation"
+    """Hugging Face task of the model."""
+    url: str | None = None
+    """Where people read about the model."""
+    description: str | None = None
+    """One line about the model."""
+
+
 class ModelConfig(Schema):
     """The model itself."""
 
@@ -77,7 +88,7 @@ class ModelConfig(Schema):
     model_url: str | None = None
     """Where people read about the model."""
     model_description: str | None = None
-    """One line about the model, shown by `/v1/models`."""
+    """One line about the model."""
     max_input_words: PositiveInt | None = None
     """Most words of a prompt; only the model's context limits it when left out."""
     warmup: bool = False
@@ -86,6 +97,11 @@ class ModelConfig(Schema):
     """How to get the model into memory."""
     generation: GenerationConfig = GenerationConfig()
     """How the model generates."""
+
+    @property
+    def card(self) -> ModelCard:
+        """The fields that only inform."""
+        return ModelCard(task=self.model_task, url=self.model_url, description=self.model_description)
 
 
 class ModelSpec(Schema):
@@ -110,8 +126,6 @@ class ModelArguments(Schema):
     """Path of the registry file, for messages."""
     model_id: str
     """Public name of the model."""
-    model_description: str | None = None
-    """One line about the model."""
     warmup: bool = False
     """Generate once before the replica reports ready."""
     initialization: Initialization
@@ -134,6 +148,8 @@ class ModelSettings(Schema):
     """Most words of a prompt."""
     max_waiting_requests: NonNegativeInt
     """Requests that may wait for a slot."""
+    card: ModelCard = ModelCard()
+    """What `/v1/models` says of the model."""
 
 
 class GatewayArguments(Schema):
@@ -149,8 +165,8 @@ class GatewayModel(Schema):
     """Ray Serve application, for its status."""
     route_prefix: str
     """Where the application listens."""
-    description: str | None = None
-    """One line about the model."""
+    card: ModelCard = ModelCard()
+    """What `/v1/models` says of the model."""
 
 
 class GatewaySettings(Schema):

@@ -15,7 +15,7 @@ import aiohttp
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
-from runtime.api.responses import error_body, model_card
+from runtime.api.responses import error_body, model_entry
 from runtime.api.routes import add_error_handlers
 from runtime.api.sse import EventStream, event, while_connected
 from runtime.application import GatewayModel, GatewaySettings
@@ -76,13 +76,13 @@ class Gateway:
 
         @app.get("/v1/models")
         async def models() -> dict[str, object]:
-            cards = [model_card(model.id, model.description) for model in self.models.values()]
+            cards = [model_entry(model.id, model.card) for model in self.models.values()]
             return {"object": "list", "data": cards}
 
         @app.get("/v1/models/{model_id:path}")
         async def model(model_id: str) -> dict[str, Any]:
             found = self._find(model_id)
-            return model_card(found.id, found.description)
+            return model_entry(found.id, found.card)
 
         @app.post("/v1/chat/completions")
         async def chat(request: Request) -> Response:

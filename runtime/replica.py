@@ -7,7 +7,7 @@ from contextlib import aclosing
 from runtime.admission import Admission
 from runtime.api.requests import Border, ValidRequest
 from runtime.api.responses import Delta, Finish
-from runtime.application import ModelArguments, ModelSettings
+from runtime.application import ModelArguments, ModelCard, ModelSettings
 from runtime.engines.contract import Engine, Sampling, load
 from runtime.text.detokenize import Detokenizer
 from runtime.text.prompt import ChatTemplate
@@ -20,12 +20,16 @@ class Replica:
 
     def __init__(self, arguments: ModelArguments) -> None:
         self.model_id = arguments.model_id
-        self.description = arguments.model_description
         self._arguments = arguments
         self._engine: Engine | None = None
         self._template: ChatTemplate | None = None
         self._settings: ModelSettings | None = None
         self._admission = Admission(0)
+
+    @property
+    def card(self) -> ModelCard:
+        """What /v1/models says of the model."""
+        return self._loaded()[1].card
 
     async def configure(self, settings: ModelSettings) -> None:
         """Take new settings; the first ones load the model. Raises ConfigError, EngineError."""

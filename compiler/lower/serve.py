@@ -68,7 +68,6 @@ def model_application(model: Model) -> Document:
         name=model.name,
         declared_in=model.file,
         model_id=spec.model.model_id,
-        model_description=spec.model.model_description,
         warmup=spec.model.warmup,
         initialization=initialization.model_copy(update={"runtime_env": None}),  # Ray applies it, not we
         scaling_config=spec.scaling_config,
@@ -91,6 +90,7 @@ def _model_deployment(spec: ModelSpec) -> Document:
         generation=spec.model.generation,
         max_input_words=spec.model.max_input_words,
         max_waiting_requests=waiting,
+        card=spec.model.card,
     )
     scaling = (
         {"num_replicas": config.num_replicas}
@@ -154,7 +154,7 @@ def _gateway_application(cluster: ClusterSpec, models: list[Model]) -> Document:
                 id=model.spec.model.model_id,
                 application=model.name,
                 route_prefix=model.route_prefix,
-                description=model.spec.model.model_description,
+                card=model.spec.model.card,
             )
             for model in models
         ],

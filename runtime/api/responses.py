@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from runtime.application import ModelCard
 from runtime.errors import LLMServeError, RequestError, http_error
 
 Finish = Literal["stop", "length"]
@@ -76,10 +77,10 @@ class Shape:
         return {"id": f"{prefix}-{self.id}", "object": name, "created": self.created, "model": self.model}
 
 
-def model_card(model_id: str, description: str | None) -> Body:
-    """A model in /v1/models."""
-    card: Body = {"id": model_id, "object": "model", "created": 0, "owned_by": model_id.partition("/")[0]}
-    return {**card, "description": description} if description else card
+def model_entry(model_id: str, card: ModelCard) -> Body:
+    """A model in /v1/models: OpenAI's fields and ours."""
+    entry: Body = {"id": model_id, "object": "model", "created": 0, "owned_by": model_id.partition("/")[0]}
+    return entry | card.model_dump(exclude_none=True)
 
 
 def error_body(error: LLMServeError) -> Body:

@@ -12,8 +12,9 @@ from starlette.requests import ClientDisconnect
 
 from runtime.api.protocol import ChatRequest, CompletionRequest, GenerateRequest
 from runtime.api.requests import Border, ValidRequest
-from runtime.api.responses import Delta, Shape, Usage, error_body, error_headers, model_card
+from runtime.api.responses import Delta, Shape, Usage, error_body, error_headers, model_entry
 from runtime.api.sse import DONE, EventStream, event, while_connected
+from runtime.application import ModelCard
 from runtime.errors import LLMServeError, ModelNotFoundError, RequestError, http_error
 
 
@@ -21,7 +22,10 @@ class Served(Protocol):
     """A loaded model, as the routes need it."""
 
     model_id: str
-    description: str | None
+
+    @property
+    def card(self) -> ModelCard:
+        """What /v1/models says of the model."""
 
     def border(self) -> Border:
         """What parses requests, under the settings of this moment."""
@@ -45,7 +49,7 @@ def create_app(served: Served) -> FastAPI:
 
     @app.get("/v1/models")
     async def models() -> dict[str, object]:
-        return {"object": "list", "data": [model_card(served.model_id, served.description)]}
+        return {"object": "list", "data": [model_entry(served.model_id, served.card)]}
 
     @app.post("/v1/chat/completions")
     async def chat(body: Annotated[ChatRequest, Body()], request: Request) -> Response:

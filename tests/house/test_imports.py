@@ -1,0 +1,277 @@
+"""The rules of the house, read from the source: who imports whom, what is heavy, and what nobody writes."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PACKAGES = {
+    "compiler": {"runtime"},
+    "runtime": set(),
+    "demo": {"runtime"},
+    "benchmarks": {"compiler", "runtime", "demo"},
+}
+"""Each package, and the others that it may import."""
+
+LAYERS = {
+    "compiler": (
+        ("compiler.__init__", "compiler.source.tree"),
+        ("compiler.diagnostics",),
+        ("compiler.source",),
+        ("compiler.layering",),
+        ("compiler.check",),
+        ("compiler.lower",),
+        ("compiler.emit",),
+        ("compiler.build",),
+        ("compiler.pipeline",),
+        ("compiler.report",),
+        ("compiler.cli",),
+    ),
+    "runtime": (
+        ("runtime.__init__", "runtime.errors"),
+        ("runtime.schema",),
+        ("runtime.engines.spec",),
+        ("runtime.engines.hf.__init__",),
+        ("runtime.engines.*.__init__",),
+        ("runtime.engines.__init__",),
+        ("runtime.application",),
+        ("runtime.engines.contract",),
+        ("runtime.text", "runtime.weights"),
+        ("runtime.engines.*",),
+        ("runtime.api",),
+        ("runtime.admission",),
+        ("runtime.replica", "runtime.gateway"),
+        ("runtime.serve",),
+    ),
+}
+"""The order of the modules, lowest first. An import points down, or stays in its room: the rooms of one layer do not
+know each other. A room is a module or a package with all that is in it, less what has a room of its own; `__init__`
+is a package's own file, `*` any one name."""
+
+HEAVY = {
+    "aiohttp", "boto3", "deepspeed", "fastapi", "jinja2", "llama_cpp", "numpy", "ray", "starlette", "torch",
+    "transformers", "vllm",
+}  # fmt: skip
+"""Libraries that cost time or memory to load, or that a laptop does not have."""
+
+HEAVY_IN = {
+    "benchmarks/streams.py": {"aiohttp"},
+    "demo/model.py": {"llama_cpp"},
+    "runtime/api/routes.py": {"fastapi", "starlette"},
+    "runtime/api/sse.py": {"starlette"},
+    "runtime/engines/llama_cpp/engine.py": {"llama_cpp"},
+    "runtime/engines/llama_cpp/model.py": {"llama_cpp"},
+    "runtime/gateway.py": {"aiohttp", "fastapi"},
+    "runtime/serve.py": {"ray", "starlette"},
+    "runtime/text/prompt.py": {"jinja2"},
+}
+"""The files that exist for them."""
+
+BY_NAME_IN = {"runtime/engines/contract.py": ["importlib.import_module"]}
+"""Where modules are imported by a name that is data, which these rules cannot see."""
+
+CATCH_ALL_IN = {"compiler/cli.py": ["main"]}
+"""The functions that catch every error."""
+
+VAGUE = {"utils", "helpers", "common", "manager", "misc"}
+
+DANGEROUS = {
+    "__import__", "compile", "eval", "exec", "marshal", "os.popen", "os.system", "pickle", "shelve",
+    "subprocess.getoutput", "subprocess.getstatusoutput", "yaml.full_load", "yaml.load", "yaml.load_all",
+    "yaml.unsafe_load", "yaml.unsafe_load_all",
+}  # fmt: skip
+"""What runs text or bytes as a program."""
+
+
+def files_under(*folders: str) -> list[str]:
+    """Python files, as paths from the root."""
+    found = (path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    return sorted(path.relative_to(ROOT).as_posix() for path in found)
+
+
+def module_of(file: str) -> str:
+    return file.removesuffix(".py").replace("/", ".")
+
+
+FILES = files_under(*PACKAGES)
+MODULES = {module_of(file) for file in FILES}
+
+
+@cache
+def tree_of(file: str) -> ast.Module:
+    return ast.parse((ROOT / file).read_text(), file)
+
+
+def imports_of(file: str) -> set[str]:
+    """The full name of all that a file imports, wherever it stands in it: a module of ours, or `library.name`."""
+    found = set()
+    for node in ast.walk(tree_of(file)):
+        if isinstance(node, ast.Import):
+            found |= {_named(alias.name) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package = Path(file).parts[: -node.level] if node.level else ()
+            origin = ".".join([*package, *([node.module] if node.module else [])])
+            found |= {_named(f"{origin}.{alias.name}") for alias in node.names}
+    return found
+
+
+def _named(name: str) -> str:
+    """A name that stands in a module of ours is that module."""
+    if name.partition(".")[0] not in PACKAGES:
+        return name
+    candidates = (name, f"{name}.__init__", name.rpartition(".")[0], f"{name.rpartition('.')[0]}.__init__")
+    return next((module for module in candidates if module in MODULES), name)
+
+
+def our_imports_of(file: str, package: str) -> set[str]:
+    return {name for name in imports_of(file) if name.partition(".")[0] == package}
+
+
+def libraries_of(file: str) -> set[str]:
+    return {name.partition(".")[0] for name in imports_of(file)}
+
+
+def place_of(module: str) -> tuple[int, str]:
+    """The layer of a module and its room there, by the narrowest entry of the table that covers it."""
+    parts, found = module.split("."), []
+    for height, rooms in enumerate(LAYERS[parts[0]]):
+        for room in rooms:
+            names = room.split(".")
+            if len(names) <= len(parts) and all(name in ("*", part) for name, part in zip(names, parts, strict=False)):
+                found.append((len(names), -names.count("*"), height, ".".join(parts[: len(names)])))
+    assert found, f"{module} has no place in LAYERS"
+    *_, height, room = max(found)
+    return height, room
+
+
+def scoped(node: ast.AST, scope: str = "") -> Iterator[tuple[str, ast.AST]]:
+    """Every node below, and the function or class that it is in."""
+    for child in ast.iter_child_nodes(node):
+        yield scope, child
+        inner = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        yield from scoped(child, child.name if inner else scope)
+
+
+def names_in(node: ast.AST | None) -> set[str]:
+    """All dotted names below."""
+    nodes = ast.walk(node) if node else ()
+    return {ast.unparse(each) for each in nodes if isinstance(each, ast.Name | ast.Attribute)}
+
+
+def loaded_by(code: str) -> set[str]:
+    """The modules that a fresh Python has loaded after `code`."""
+    ending = "\nimport sys; print('\\n' + '\\n'.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code + ending], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines())
+
+
+def roots(modules: set[str]) -> set[str]:
+    return {module.partition(".")[0] for module in modules}
+
+
+@pytest.fixture(scope="module")
+def light() -> set[str]:
+    """Everything that the contract between compiler and runtime loads."""
+    return loaded_by("import runtime.application")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_package_imports_only_packages_below(file: str) -> None:
+    package = file.partition("/")[0]
+    assert libraries_of(file) & {*PACKAGES, "tests"} <= PACKAGES[package] | {package}
+
+
+@pytest.mark.parametrize("file", files_under(*LAYERS))
+def test_an_import_points_down(file: str) -> None:
+    height, room = place_of(module_of(file))
+    for target in our_imports_of(file, file.partition("/")[0]):
+        below, its_room = place_of(target)
+        assert below < height or its_room == room, f"{file} imports {target}"
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_the_table_of_layers_names_nothing_that_is_gone(package: str) -> None:
+    rooms = {place_of(module_of(file)) for file in files_under(package)}
+    assert {height for height, _ in rooms} == set(range(len(LAYERS[package])))
+    assert {room for layer in LAYERS[package] for room in layer if "*" not in room} <= {room for _, room in rooms}
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    graph = {module_of(file): imports_of(file) & MODULES - {module_of(file)} for file in FILES}
+    TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize("file", files_under("compiler"))
+def test_the_compiler_imports_only_the_light_part_of_the_runtime(file: str, light: set[str]) -> None:
+    assert {name.removesuffix(".__init__") for name in our_imports_of(file, "runtime")} <= light
+
+
+def test_the_light_part_needs_pydantic_and_nothing_else(light: set[str]) -> None:
+    assert not roots(light) & HEAVY
+    ours = {module for module in MODULES if module.removesuffix(".__init__") in light}
+    needed = set().union(*(libraries_of(f"{module.replace('.', '/')}.py") for module in ours))
+    assert needed - sys.stdlib_module_names == {"pydantic", "runtime"}
+
+
+@pytest.mark.parametrize("file", sorted({*FILES, *HEAVY_IN}))
+def test_heavy_libraries_are_imported_where_they_belong(file: str) -> None:
+    assert libraries_of(file) & HEAVY == HEAVY_IN.get(file, set())
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_modules_are_imported_by_their_names(file: str) -> None:
+    found = sorted(name for name in imports_of(file) if name in ("importlib", "importlib.import_module"))
+    assert found == BY_NAME_IN.get(file, [])
+
+
+def test_a_compile_loads_nothing_heavy() -> None:
+    loaded = loaded_by("from compiler.cli import main; assert main(['compile', '--check']) in (0, 2)")
+    assert "compiler.pipeline" in loaded
+    assert not roots(loaded) & HEAVY
+
+
+def test_help_loads_neither_pydantic_nor_yaml() -> None:
+    loaded = loaded_by(
+        "from compiler.cli import main\ntry: main(['--help'])\nexcept SystemExit as done: assert not done.code"
+    )
+    assert "compiler.cli" in loaded
+    assert not roots(loaded) & {*HEAVY, "pydantic", "pydantic_core", "yaml", "runtime"}
+
+
+@pytest.mark.parametrize("file", files_under(*PACKAGES, "tests"))
+def test_a_name_says_what_is_inside(file: str) -> None:
+    assert not {*Path(file).with_suffix("").parts} & VAGUE
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_errors_are_caught_by_name(file: str) -> None:
+    found = []
+    for scope, node in scoped(tree_of(file)):
+        if isinstance(node, ast.ExceptHandler) and node.type is None:
+            found.append(scope)
+        caught = node.type if isinstance(node, ast.ExceptHandler) else None
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("suppress"):
+            caught = node
+        if names_in(caught) & {"Exception", "BaseException"}:
+            found.append(scope)
+    assert found == CATCH_ALL_IN.get(file, [])
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_nothing_runs_what_it_reads(file: str) -> None:
+    assert not names_in(tree_of(file)) & DANGEROUS
+    assert not (imports_of(file) | libraries_of(file)) & DANGEROUS
+    shells = {
+        ast.unparse(node)
+        for node in ast.walk(tree_of(file))
+        if isinstance(node, ast.keyword) and node.arg == "shell" and ast.unparse(node.value) != "False"
+    }
+    assert not shells

@@ -1,0 +1,372 @@
+"""The gateway between a real HTTP client and a scripted upstream that plays Ray's proxy and the replicas behind it."""
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import httpx
+import pytest
+import uvicorn
+from aiohttp import web
+
+from runtime.application import GatewayModel, GatewaySettings, ModelCard
+from runtime.gateway import MAX_BODY_BYTES, Gateway
+
+HOST = "127.0.0.1"
+CHAT = {"model": "acme/model", "messages": [{"role": "user", "content": "Hi"}]}
+CARD = ModelCard(task="text-generation", url="https://acme.test/model", description="A model")
+MODELS = [
+    GatewayModel(id="acme/model", application="acme--model", route_prefix="/acme--model", card=CARD),
+    GatewayModel(id="acme/other", application="acme--other", route_prefix="/acme--other"),
+]
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Upstream:
+    """Answers each path with its handler, and what has none as Ray's proxy does."""
+
+    def __init__(self) -> None:
+        self.handlers: dict[str, Handler] = {}
+        self.requests: list[tuple[str, dict[str, str], bytes]] = []
+        self.open = 0
+        self.url = ""
+
+    def chat(self, handler: Handler, route_prefix: str = "/acme--model") -> None:
+        self.handlers[f"{route_prefix}/v1/chat/completions"] = handler
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append((request.path, dict(request.headers), await request.read()))
+        if request.path not in self.handlers:
+            return web.Response(status=404, text=f"Path '{request.path}' not found.")
+        self.open += 1
+        try:
+            return await self.handlers[request.path](request)
+        finally:
+            self.open -= 1
+
+
+class Look:
+    """What Ray says of the applications: `down`, once `may_answer` is set, with a count of the questions."""
+
+    def __init__(self) -> None:
+        self.down: dict[str, str] = {}
+        self.calls = 0
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+
+    def __call__(self) -> dict[str, str]:
+        self.calls += 1
+        assert self.may_answer.wait(3)
+        return self.down
+
+
+def answers(status: int = 200, headers: dict[str, str] | None = None, **content) -> Handler:
+    """A handler that gives one whole answer: `text` or `body`, with its content type."""
+
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(status=status, headers=headers, **content)
+
+    return handler
+
+
+def streams(*steps: bytes | asyncio.Event, dies: bool = False) -> Handler:
+    """A handler that sends each piece by itself, waits at each event, and then ends or breaks the connection."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        for step in steps:
+            if isinstance(step, asyncio.Event):
+                await step.wait()
+            else:
+                await response.write(step)
+        if dies:
+            assert request.transport is not None
+            request.transport.close()
+        return response
+
+    return handler
+
+
+def piece(text: str) -> bytes:
+    return b"data: " + json.dumps({"choices": [{"delta": {"content": text}}]}).encode() + b"\n\n"
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    upstream, app = Upstream(), web.Application(client_max_size=2 * MAX_BODY_BYTES)
+    app.router.add_route("*", "/{path:.*}", upstream.handle)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, HOST, 0)
+    await site.start()
+    upstream.url = f"http://{HOST}:{runner.addresses[0][1]}"
+    yield upstream
+    await runner.cleanup()
+
+
+@pytest.fixture
+def look() -> Look:
+    return Look()
+
+
+@pytest.fixture
+def gateway(upstream: Upstream, look: Look) -> Gateway:
+    gateway = Gateway(look)
+    gateway.configure(GatewaySettings(upstream=upstream.url, models=MODELS))
+    return gateway
+
+
+@pytest.fixture
+async def client(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
+    """Straight to the application. Answers come whole."""
+    app = gateway.create_app()
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://test") as made:
+        yield made
+
+
+@pytest.fixture
+async def remote(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
+    """Over TCP, through a real server: streams come as they are sent, and a client can go."""
+    with socket.create_server((HOST, 0)) as listener:
+        config = uvicorn.Config(gateway.create_app(), log_level="error", timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve([listener]))
+        while not server.started:
+            await asyncio.sleep(0.001)
+        async with httpx.AsyncClient(base_url=f"http://{HOST}:{listener.getsockname()[1]}", timeout=10) as made:
+            yield made
+        server.should_exit = True
+        await serving
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def error_of(response: httpx.Response) -> tuple[int, str, str | None]:
+    error = response.json()["error"]
+    assert error["message"] and set(error) == {"message", "type", "param", "code"}
+    return response.status_code, error["type"], error["code"]
+
+
+async def test_health_asks_nobody(client, upstream, look) -> None:
+    response = await client.get("/health")
+    assert (response.status_code, response.json()) == (200, {"status": "ok"})
+    assert (upstream.requests, look.calls) == ([], 0)
+
+
+async def test_models_are_listed_with_what_they_are(client) -> None:
+    listed = (await client.get("/v1/models")).json()
+    assert listed["object"] == "list"
+    assert [model["id"] for model in listed["data"]] == ["acme/model", "acme/other"]
+    assert listed["data"][0]["owned_by"] == "acme"
+    assert listed["data"][0].items() >= CARD.model_dump().items()
+    assert "description" not in listed["data"][1]
+    assert (await client.get("/v1/models/acme/model")).json() == listed["data"][0]
+    assert (await client.get("/v1/models/acme%2Fother")).json() == listed["data"][1]
+
+
+async def test_an_unknown_model_is_a_404_that_says_what_there_is(client, upstream) -> None:
+    asked = [
+        client.get("/v1/models/acme/unknown"),
+        client.post("/v1/completions", json=CHAT | {"model": "acme/unknown"}),
+    ]
+    for response in await asyncio.gather(*asked):
+        assert error_of(response) == (404, "invalid_request_error", "model_not_found")
+        error = response.json()["error"]
+        assert error["param"] == "model"
+        assert all(name in error["message"] for name in ("acme/unknown", "acme/model", "acme/other"))
+    assert upstream.requests == []
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b"", None),
+        (b"{", None),
+        (b'{"model": "acme/model"} x', None),
+        (b"\xff", None),
+        (b"[" * 100_000, None),
+        (b"[]", "model"),
+        (b'"acme/model"', "model"),
+        (b"null", "model"),
+        (b"{}", "model"),
+        (b'{"model": null}', "model"),
+        (b'{"model": ["acme/model"]}', "model"),
+    ],
+    ids=lambda value: value[:30].decode("latin-1") if isinstance(value, bytes) else value,
+)
+async def test_a_body_without_a_model_is_a_400(client, upstream, body, param) -> None:
+    response = await client.post("/v1/chat/completions", content=body)
+    assert error_of(response) == (400, "invalid_request_error", None)
+    assert response.json()["error"]["param"] == param
+    assert upstream.requests == []
+
+
+async def test_a_body_may_be_so_long_and_not_a_byte_longer(client, upstream) -> None:
+    upstream.chat(answers(body=b"{}", content_type="application/json"))
+    body = json.dumps(CHAT).encode().ljust(MAX_BODY_BYTES)
+    assert (await client.post("/v1/chat/completions", content=body)).status_code == 200
+    response = await client.post("/v1/chat/completions", content=body + b" ")
+    assert error_of(response) == (400, "invalid_request_error", None)
+    assert str(MAX_BODY_BYTES) in response.json()["error"]["message"]
+    assert len(upstream.requests) == 1
+
+
+@pytest.mark.parametrize("route", ["/v1/chat/completions", "/v1/completions"])
+async def test_a_request_reaches_its_model_as_it_came(client, upstream, route) -> None:
+    upstream.handlers[f"/acme--other{route}"] = answers(body=b"{}", content_type="application/json")
+    body = b'{ "model":"acme/other",  "unknown": [1.50, "\xc3\xa9"] }'
+    headers = {"authorization": "Bearer x", "content-type": "application/json", "x-request-id": "r1", "cookie": "c=1"}
+    await client.post(route, content=body, headers=headers)
+    ((path, arrived, sent),) = upstream.requests
+    assert (path, sent) == (f"/acme--other{route}", body)
+    lower = {name.lower(): value for name, value in arrived.items()}
+    assert {name: lower.get(name) for name in headers} == headers | {"cookie": None}
+
+
+@pytest.mark.parametrize("status", [200, 400, 404, 429, 500, 503])
+async def test_json_of_a_replica_passes_unchanged(client, upstream, status) -> None:
+    body = b'{"error" : {"message":"Gr\xc3\xb6\xc3\x9fe", "code":"any"}}'
+    headers = {"content-type": "application/json; charset=utf-8", "x-request-id": "r1", "retry-after": "7"}
+    upstream.chat(answers(status, headers, body=body))
+    response = await client.post("/v1/chat/completions", json=CHAT)
+    assert (response.status_code, response.content) == (status, body)
+    assert {name: response.headers[name] for name in headers} == headers
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "expected", "says"),
+    [
+        (429, "Request dropped due to backpressure", (429, "rate_limit_error", "overloaded"), "try again"),
+        (404, "Path '/acme--model' not found.", (503, "server_error", "model_unavailable"), "not found"),
+        (408, "Request timed out after 600 s.", (503, "server_error", "model_unavailable"), "timed out"),
+        (503, "Service Unavailable", (503, "server_error", "model_unavailable"), "Service Unavailable"),
+        (500, "Internal Server Error", (500, "server_error", "engine_error"), "500"),
+        (200, "A page of somebody else", (500, "server_error", "engine_error"), "200"),
+    ],
+)
+async def test_rays_own_answers_become_errors_in_openais_shape(client, upstream, status, text, expected, says) -> None:
+    upstream.chat(answers(status, text=text))
+    response = await client.post("/v1/chat/completions", json=CHAT)
+    assert error_of(response) == expected
+    message = response.json()["error"]["message"]
+    assert "acme/model" in message and says in message
+    assert ("retry-after" in response.headers) == (response.status_code in (429, 503))
+
+
+async def test_a_route_that_is_not_there_yet_is_a_503(client) -> None:
+    response = await client.post("/v1/chat/completions", json=CHAT)
+    assert error_of(response) == (503, "server_error", "model_unavailable")
+
+
+async def test_an_upstream_that_does_not_listen_is_a_503(client, gateway) -> None:
+    with socket.create_server((HOST, 0)) as listener:
+        port = listener.getsockname()[1]
+    gateway.configure(GatewaySettings(upstream=f"http://{HOST}:{port}", models=MODELS))
+    response = await client.post("/v1/chat/completions", json=CHAT)
+    assert error_of(response) == (503, "server_error", "model_unavailable")
+    assert "cannot be reached" in response.json()["error"]["message"]
+
+
+async def test_an_application_that_is_down_is_a_503_with_the_reason(client, upstream, look) -> None:
+    upstream.chat(answers(body=b"{}", content_type="application/json"), "/acme--other")
+    look.down = {"acme--model": "DEPLOY_FAILED: registry/acme--model.yaml: no weights"}
+    response = await client.post("/v1/chat/completions", json=CHAT)
+    assert error_of(response) == (503, "server_error", "model_unavailable")
+    assert look.down["acme--model"] in response.json()["error"]["message"]
+    assert upstream.requests == []
+    other = await client.post("/v1/chat/completions", json=CHAT | {"model": "acme/other"})
+    assert other.status_code == 200
+
+
+async def test_requests_share_one_look_until_it_is_old(client, look, monkeypatch) -> None:
+    look.down = {"acme--model": "DEPLOYING"}
+    look.may_answer.clear()
+    asked = [asyncio.create_task(client.post("/v1/chat/completions", json=CHAT)) for _ in range(5)]
+    await until(lambda: look.calls == 1)
+    assert (await client.get("/health")).status_code == 200  # looking blocks a thread, not the gateway
+    look.may_answer.set()
+    assert {response.status_code for response in await asyncio.gather(*asked)} == {503}
+    await client.post("/v1/chat/completions", json=CHAT)
+    assert look.calls == 1
+    monkeypatch.setattr("runtime.gateway.STATUS_AGE_S", 0)
+    look.down = {}
+    response = await client.post("/v1/chat/completions", json=CHAT)
+    assert look.calls == 2 and "DEPLOYING" not in response.text
+
+
+async def test_the_next_request_uses_a_new_list(client, gateway, upstream) -> None:
+    upstream.chat(answers(body=b"{}", content_type="application/json"), "/moved")
+    model = GatewayModel(id="acme/new", application="acme--new", route_prefix="/moved")
+    assert (await client.post("/v1/chat/completions", json=CHAT | {"model": "acme/new"})).status_code == 404
+    gateway.configure(GatewaySettings(upstream=upstream.url, models=[model]))
+    assert (await client.post("/v1/chat/completions", json=CHAT | {"model": "acme/new"})).status_code == 200
+    assert (await client.post("/v1/chat/completions", json=CHAT)).status_code == 404
+    assert [model["id"] for model in (await client.get("/v1/models")).json()["data"]] == ["acme/new"]
+
+
+async def test_a_stream_passes_byte_for_byte_as_it_comes(remote, upstream) -> None:
+    second = asyncio.Event()
+    first_part, second_part = piece("Gr") + piece("öße")[:-9], piece("öße")[-9:] + b": comment\n\ndata: [DONE]\n\n"
+    upstream.chat(streams(first_part, second, second_part))
+    async with remote.stream("POST", "/v1/chat/completions", json=CHAT | {"stream": True}) as response:
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith("text/event-stream")
+        chunks, received = response.aiter_raw(), b""
+        while len(received) < len(first_part):
+            received += await anext(chunks)
+        assert received == first_part and upstream.open == 1
+        second.set()
+        received += b"".join([chunk async for chunk in chunks])
+    assert received == first_part + second_part
+
+
+async def test_an_upstream_that_dies_in_mid_stream_is_one_error_event_and_no_done(remote, upstream) -> None:
+    death = asyncio.Event()
+    upstream.chat(streams(piece("Hel"), death, dies=True))
+    async with remote.stream("POST", "/v1/chat/completions", json=CHAT | {"stream": True}) as response:
+        chunks = response.aiter_raw()
+        assert await anext(chunks) == piece("Hel")
+        death.set()
+        rest = b"".join([chunk async for chunk in chunks])
+    assert rest.startswith(b"data: ") and rest.endswith(b"\n\n") and rest.count(b"data: ") == 1
+    assert json.loads(rest.removeprefix(b"data: "))["error"]["code"] == "engine_error"
+
+
+async def test_an_upstream_that_dies_before_it_answers_is_a_503(client, upstream) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.close()
+        return web.Response()
+
+    upstream.chat(handler)
+    response = await client.post("/v1/chat/completions", json=CHAT)
+    assert error_of(response) == (503, "server_error", "model_unavailable")
+
+
+async def test_a_client_that_leaves_a_stream_ends_the_work_behind_it(remote, upstream) -> None:
+    upstream.chat(streams(piece("Hel"), asyncio.Event()))
+    async with remote.stream("POST", "/v1/chat/completions", json=CHAT | {"stream": True}) as response:
+        assert await anext(response.aiter_raw()) == piece("Hel")
+        assert upstream.open == 1
+    await until(lambda: upstream.open == 0)
+
+
+async def test_a_client_that_leaves_before_the_answer_ends_the_work_behind_it(remote, upstream) -> None:
+    async def never(_: web.Request) -> web.Response:
+        await asyncio.Event().wait()
+        return web.Response()
+
+    upstream.chat(never)
+    asked = asyncio.create_task(remote.post("/v1/chat/completions", json=CHAT))
+    await until(lambda: upstream.open == 1)
+    asked.cancel()
+    await until(lambda: upstream.open == 0)
