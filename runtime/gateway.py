@@ -38,6 +38,7 @@ Look = Callable[[], Mapping[str, str]]
 
 _PASSED_ON = ("authorization", "content-type", "x-request-id")
 _PASSED_BACK = ("content-type", "retry-after", "x-request-id")
+_WENT_AWAY = "the model's replica went away in the middle of the answer"
 
 
 class Gateway:
@@ -102,17 +103,18 @@ class Gateway:
         answer = await while_connected(request, self._post(request, model, path, body))
         headers = {name: answer.headers[name] for name in _PASSED_BACK if name in answer.headers}
         if answer.content_type == "text/event-stream":
-            return EventStream(_relay(answer))
+            return EventStream(_relay(answer), answer.status, headers)
+        content = await while_connected(request, _content(answer))
         if answer.content_type != "application/json":  # not from the replica, but from Ray on its way there
-            raise _refusal(model, answer.status, await answer.text())
-        return Response(await while_connected(request, answer.read()), answer.status, headers)
+            raise _refusal(model, answer.status, content.decode("utf-8", "replace"))
+        return Response(content, answer.status, headers)
 
     async def _post(self, request: Request, model: GatewayModel, path: str, body: bytes) -> aiohttp.ClientResponse:
         assert self._session is not None  # the lifespan has made it
         url = self._upstream + model.route_prefix + path
         headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
         try:
-            return await self._session.post(url, data=body, headers=headers)
+            return await self._session.post(url, data=body, headers=headers, allow_redirects=False)
         except aiohttp.ClientError as error:
             raise ModelUnavailableError(f"the model `{model.id}` cannot be reached: {error}") from error
 
@@ -152,16 +154,28 @@ def _model_of(body: bytes) -> str:
         raise RequestError("the request body must be an object with a `model`", "model") from error
     if not isinstance(model, str):
         raise RequestError("`model` must be a string", "model")
+    if not model.isprintable():  # half a surrogate pair, say, which no answer could name
+        raise RequestError("`model` must be printable", "model")
     return model
+
+
+async def _content(answer: aiohttp.ClientResponse) -> bytes:
+    """The whole answer. Raises EngineError when it breaks off."""
+    try:
+        return await answer.read()
+    except aiohttp.ClientError as error:
+        raise EngineError(_WENT_AWAY) from error
 
 
 async def _relay(answer: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
     """The stream as it comes. A replica that dies in the middle becomes an error event, and no [DONE]."""
+    chunk = b""
     try:
         async for chunk in answer.content.iter_any():
             yield chunk
     except aiohttp.ClientError:
-        yield event(error_body(EngineError("the model's replica went away in the middle of the answer")))
+        unfinished = b"" if chunk.endswith(b"\n\n") else b"\n\n"
+        yield unfinished + event(error_body(EngineError(_WENT_AWAY)))
     finally:
         answer.close()
 

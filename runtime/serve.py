@@ -4,11 +4,14 @@ The compiler's documents name `runtime.serve:model` and `runtime.serve:gateway`.
 argument from its annotation, so this module must not postpone annotations.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve import Application
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 from starlette.types import ASGIApp
 
@@ -17,6 +20,8 @@ from runtime.application import GatewayArguments, GatewaySettings, ModelArgument
 from runtime.errors import ConfigError
 from runtime.gateway import Gateway as GatewayService
 from runtime.replica import Replica
+
+_log = logging.getLogger(__name__)
 
 
 class Model:
@@ -70,8 +75,13 @@ def gateway(_: GatewayArguments) -> Application:
 
 def applications_down() -> Mapping[str, str]:
     """The applications without a single running replica that ought to have one, and why."""
+    try:
+        applications = serve.status().applications
+    except (RayError, RayServeException) as error:  # knowing it only makes the client's error better
+        _log.warning("cannot ask Ray Serve which applications run: %s", error)
+        return {}
     down = {}
-    for name, application in serve.status().applications.items():
+    for name, application in applications.items():
         deployments = application.deployments.values()
         running = any(deployment.replica_states.get("RUNNING", 0) for deployment in deployments)
         if application.status != ApplicationStatus.RUNNING and not running:

@@ -21,12 +21,18 @@ def event(data: Mapping[str, Any]) -> bytes:
 
 
 class EventStream(Response):
-    """Sends a stream of bytes; when the client goes, the generator is closed at once, not some time later."""
+    """Sends a stream of bytes; when the client goes, the generator is closed at once, not some time later.
+
+    The response starts with the first bytes: a generator that has not begun would not clean up when it is closed.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
-        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+    def __init__(
+        self, events: AsyncGenerator[bytes, None], status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> None:
+        unbuffered = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        super().__init__(status_code=status, headers=unbuffered | dict(headers or {}))
         del self.headers["content-length"]
         self._events = events
 
@@ -34,8 +40,10 @@ class EventStream(Response):
         await run_while_connected(receive, self._send_all(send))
 
     async def _send_all(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         async with aclosing(self._events) as events:
+            first = await anext(events, b"")
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await send({"type": "http.response.body", "body": first, "more_body": True})
             async for chunk in events:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -370,3 +370,84 @@ async def test_a_client_that_leaves_before_the_answer_ends_the_work_behind_it(re
     await until(lambda: upstream.open == 1)
     asked.cancel()
     await until(lambda: upstream.open == 0)
+
+
+def breaks_off(content_type: str, status: int = 200) -> Handler:
+    """A handler that promises more than it sends."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(status=status, headers={"content-type": content_type, "content-length": "100"})
+        await response.prepare(request)
+        await response.write(b'{"id":')
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    return handler
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/plain"])
+async def test_a_whole_answer_that_breaks_off_is_an_engine_error(client, upstream, content_type) -> None:
+    upstream.chat(breaks_off(content_type))
+    response = await client.post("/v1/chat/completions", json=CHAT)
+    assert error_of(response) == (500, "server_error", "engine_error")
+    assert "went away" in response.json()["error"]["message"]
+
+
+async def test_text_in_any_encoding_is_an_error_like_others(client, upstream) -> None:
+    upstream.chat(answers(503, {"content-type": "text/plain"}, body="Größe".encode("latin-1")))
+    response = await client.post("/v1/chat/completions", json=CHAT)
+    assert error_of(response) == (503, "server_error", "model_unavailable")
+
+
+async def test_a_name_that_cannot_be_printed_is_a_400(client) -> None:
+    response = await client.post("/v1/chat/completions", content=b'{"model": "\\ud800"}')
+    assert error_of(response) == (400, "invalid_request_error", None)
+
+
+async def test_a_redirect_is_not_followed(client, upstream) -> None:
+    upstream.chat(answers(307, {"location": "/elsewhere"}, text=""))
+    response = await client.post("/v1/chat/completions", json=CHAT)
+    assert error_of(response) == (500, "server_error", "engine_error")
+    assert [path for path, _, _ in upstream.requests] == ["/acme--model/v1/chat/completions"]
+
+
+async def test_a_stream_keeps_its_status_and_request_id(client, upstream) -> None:
+    headers = {"content-type": "text/event-stream", "x-request-id": "r1"}
+    upstream.chat(answers(500, headers, body=b'data: {"error": {}}\n\n'))
+    response = await client.post("/v1/chat/completions", json=CHAT)
+    assert (response.status_code, response.headers["x-request-id"]) == (500, "r1")
+
+
+async def test_an_error_after_half_an_event_can_still_be_parsed(remote, upstream) -> None:
+    gate = asyncio.Event()
+    upstream.chat(streams(b'data: {"cho', gate, dies=True))
+    async with remote.stream("POST", "/v1/chat/completions", json=CHAT | {"stream": True}) as response:
+        chunks = response.aiter_raw()
+        received = await anext(chunks)
+        gate.set()
+        received += b"".join([chunk async for chunk in chunks])
+    half, error, rest = received.split(b"\n\n")
+    assert (half, rest) == (b'data: {"cho', b"")
+    assert "went away" in json.loads(error.removeprefix(b"data: "))["error"]["message"]
+
+
+async def test_a_client_that_goes_before_it_took_anything_leaves_no_request_behind(gateway, upstream) -> None:
+    upstream.chat(streams(piece("x"), asyncio.Event()))
+    app, gone = gateway.create_app(), asyncio.Event()
+    messages = [{"type": "http.request", "body": json.dumps(CHAT).encode(), "more_body": False}]
+
+    async def receive() -> dict:
+        if messages:
+            return messages.pop()
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(_: dict) -> None:
+        gone.set()
+        await asyncio.Event().wait()
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": [], "query_string": b""}
+    async with app.router.lifespan_context(app):
+        await asyncio.wait_for(app(scope, receive, send), 5)
+        await until(lambda: upstream.open == 0)
