@@ -41,6 +41,7 @@ CODES: dict[str, str] = {
     "E403": "model cannot be placed",
     "E501": "generated file cannot be written",
     "W301": "field has a new name",
+    "W401": "no cluster serves the model",
 }
 """Every code and its title. 1: reading, 2: layering, 3: schema, 4: clusters, 5: output."""
 

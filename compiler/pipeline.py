@@ -52,6 +52,15 @@ class Compilation:
     warnings: list[Diagnostic]
 
 
+@dataclass(frozen=True, slots=True)
+class _Cluster:
+    """A cluster and the models that it selects."""
+
+    spec: ClusterSpec
+    models: list[Model]
+    header: str
+
+
 def compile_project(project: Project) -> Compilation:
     """Compile every model and every cluster. Raises ConfigErrors with all findings of all files."""
     found: list[Diagnostic] = []
@@ -62,12 +71,15 @@ def compile_project(project: Project) -> Compilation:
     for model in enabled:
         outputs[f"generated/models/{model.name}.yaml"] = emit(model_document(model), HEADER.format(source=model.file))
     clusters = sorted({DEFAULT_CLUSTER, *project.clusters()})
+    served: set[str] = set()
     for name in clusters:
-        chosen = _collect(found, partial(_compile_cluster, project, name, enabled, found))
-        if chosen is not None:
-            outputs[_cluster_path(name)] = chosen
+        cluster = _collect(found, partial(_compile_cluster, project, name, enabled, found))
+        if cluster is not None:
+            outputs[_cluster_path(name)] = emit(cluster_document(cluster.spec, cluster.models), cluster.header)
+            served |= {model.name for model in cluster.models}
     if has_errors(found):
         raise ConfigErrors(found)
+    found += [_unserved(model) for model in enabled if model.name not in served]
     outputs[MANIFEST] = _manifest(models, outputs)
     return Compilation(models, clusters, outputs, found)
 
@@ -89,16 +101,14 @@ def compile_model(project: Project, name: str, found: list[Diagnostic]) -> Compi
     return CompiledModel(Model(name, file, spec), tuple(layer.file for layer in layers), merged)
 
 
-def _compile_cluster(project: Project, name: str, enabled: list[Model], found: list[Diagnostic]) -> bytes:
+def _compile_cluster(project: Project, name: str, enabled: list[Model], found: list[Diagnostic]) -> _Cluster:
     file = f"{CLUSTERS}/{name}.yaml"
     if name == DEFAULT_CLUSTER and name not in project.clusters():
-        document = cluster_document(ClusterSpec(models=["*"]), enabled)
-        return emit(document, HEADER.format(source=f"{REGISTRY}/"))
+        return _Cluster(ClusterSpec(models=["*"]), enabled, HEADER.format(source=f"{REGISTRY}/"))
     _check_name(name, file)
     tree = project.tree(file)
-    cluster = validate(tree, ClusterSpec)
-    models = _select(project, tree, enabled, found)
-    return emit(cluster_document(cluster, models), HEADER.format(source=file))
+    spec = validate(tree, ClusterSpec)
+    return _Cluster(spec, _select(project, tree, enabled, found), HEADER.format(source=file))
 
 
 def _select(project: Project, tree: Tree, enabled: list[Model], found: list[Diagnostic]) -> list[Model]:
@@ -131,6 +141,11 @@ def _check_ids(chosen: list[tuple[Model, Span]], project: Project, found: list[D
             )
             message = f"`{first.name}` and `{model.name}` are both called `{model_id}`, and this cluster serves both"
             found.append(Diagnostic("E402", message, Label(span), labels))
+
+
+def _unserved(model: Model) -> Diagnostic:
+    hint = f"name it in a file of {CLUSTERS}/, or say `enabled: false` in this one"
+    return Diagnostic("W401", f"no cluster serves `{model.name}`", Label(Span(model.file, 1, 1, 1, 1)), help=hint)
 
 
 def _check_name(name: str, file: str) -> None:
