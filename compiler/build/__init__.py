@@ -1,0 +1,1 @@
+"""From compiled bytes to files."""
