@@ -5,8 +5,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from compiler.source.tree import Span
-
 
 class Severity(StrEnum):
     """`error`: nothing is written. `warning`: it compiles."""
@@ -44,6 +42,20 @@ CODES: dict[str, str] = {
     "W401": "no cluster serves the model",
 }
 """Every code and its title. 1: reading, 2: layering, 3: schema, 4: clusters, 5: output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of a file. Lines and columns count from 1, in characters; `end` lies behind the last one."""
+
+    file: str
+    line: int
+    column: int
+    end_line: int
+    end_column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,14 +13,14 @@ from compiler.check.cluster import ClusterSpec
 from compiler.check.placement import check_placement
 from compiler.check.renames import modernize
 from compiler.check.validate import validate
-from compiler.diagnostics import ConfigErrors, Diagnostic, Label, did_you_mean, has_errors
+from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span, did_you_mean, has_errors
 from compiler.emit import emit
 from compiler.layering.layers import Layer, stack
 from compiler.layering.merge import Discriminator, merge
 from compiler.lower.serve import GATEWAY, Model, cluster_document, model_document
 from compiler.source.project import CLUSTERS, NAME, REGISTRY, Project
 from compiler.source.tree import Mapping as Tree
-from compiler.source.tree import Sequence, Span, find, plain
+from compiler.source.tree import Sequence, find, plain
 from runtime.application import ModelSpec
 
 T = TypeVar("T")

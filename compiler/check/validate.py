@@ -6,8 +6,8 @@ from typing import Any, TypeVar, get_args
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from compiler.diagnostics import ConfigErrors, Diagnostic, Label, did_you_mean
-from compiler.source.tree import Mapping, Node, Span, find, kind, plain
+from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span, did_you_mean
+from compiler.source.tree import Mapping, Node, find, kind, plain
 from runtime.schema import Schema
 
 S = TypeVar("S", bound=Schema)

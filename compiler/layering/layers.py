@@ -7,9 +7,9 @@ bottom to top: a later entry lies on an earlier one, and the file itself lies on
 from collections.abc import Sequence as List
 from dataclasses import dataclass
 
-from compiler.diagnostics import ConfigErrors, Diagnostic, Label, did_you_mean
+from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span, did_you_mean
 from compiler.source.project import BASE, DEFAULTS, Project
-from compiler.source.tree import Mapping, Node, Scalar, Sequence, Span, kind
+from compiler.source.tree import Mapping, Node, Scalar, Sequence, kind
 
 EXTENDS = "extends"
 

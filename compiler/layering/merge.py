@@ -7,9 +7,9 @@ the result knows where it was set, and over what it won.
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from compiler.diagnostics import ConfigErrors, Diagnostic, Label
+from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span
 from compiler.layering.layers import EXTENDS, Layer
-from compiler.source.tree import Entry, Mapping, Node, Scalar, Span, kind
+from compiler.source.tree import Entry, Mapping, Node, Scalar, kind
 
 Path = tuple[str, ...]
 

@@ -4,9 +4,9 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from compiler.diagnostics import ConfigErrors, Diagnostic, Label
+from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span
 from compiler.source.syntax import MAX_BYTES, parse
-from compiler.source.tree import Mapping, Span
+from compiler.source.tree import Mapping
 
 BASE, REGISTRY, CLUSTERS, GENERATED = "base", "registry", "registry/clusters", "generated"
 DEFAULTS = "defaults"

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import yaml
 
-from compiler.diagnostics import ConfigErrors, Diagnostic, Label
-from compiler.source.tree import Entry, Mapping, Node, Scalar, ScalarValue, Sequence, Span
+from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span
+from compiler.source.tree import Entry, Mapping, Node, Scalar, ScalarValue, Sequence
 
 MAX_BYTES = 256 * 1024
 """Largest file. The largest real model file seen has 8 KiB; this bounds time and memory for hostile ones."""

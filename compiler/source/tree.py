@@ -3,20 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A piece of a file. Lines and columns count from 1, in characters; `end` lies behind the last one."""
-
-    file: str
-    line: int
-    column: int
-    end_line: int
-    end_column: int
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}"
-
+from compiler.diagnostics import Span
 
 ScalarValue: TypeAlias = str | int | float | bool | None
 

@@ -22,8 +22,7 @@ PACKAGES = {
 
 LAYERS = {
     "compiler": (
-        ("compiler.__init__", "compiler.source.tree"),
-        ("compiler.diagnostics",),
+        ("compiler.__init__", "compiler.diagnostics"),
         ("compiler.source",),
         ("compiler.layering",),
         ("compiler.check",),

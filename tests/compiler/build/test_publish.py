@@ -1,5 +1,6 @@
 """`generated/` changes by whole files, and only where bytes differ."""
 
+import json
 import os
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tests.compiler.support import write
 
 
 def manifest(*paths: str) -> bytes:
-    return ('{"outputs": {%s}}' % ", ".join(f'"{path}": ""' for path in paths)).encode()
+    return json.dumps({"outputs": dict.fromkeys(paths, "")}).encode()
 
 
 def outputs(**more: bytes) -> dict[str, bytes]:

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compiler.diagnostics import ConfigErrors
+from compiler.diagnostics import ConfigErrors, Span
 from compiler.layering.layers import Layer
 from compiler.layering.merge import Discriminator, merge
-from compiler.source.tree import Entry, Mapping, Node, Scalar, Sequence, Span, plain
+from compiler.source.tree import Entry, Mapping, Node, Scalar, Sequence, plain
 from tests.compiler.support import keys, leaves, tree
 
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from compiler.diagnostics import ConfigErrors
+from compiler.diagnostics import ConfigErrors, Span
 from compiler.source.syntax import MAX_BYTES, MAX_DEPTH, parse
-from compiler.source.tree import Scalar, Sequence, Span, plain
+from compiler.source.tree import Scalar, Sequence, plain
 from tests.compiler.support import tree
 
 SCALARS = {
