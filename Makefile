@@ -40,7 +40,8 @@ lint: setup  ## ruff, mypy --strict, and that generated/ is current
 	@$(BIN)/mypy
 	@$(BIN)/llm-serve compile --check > /dev/null
 
-bench: setup  ## figures: throughput through Ray Serve next to the engine alone
+bench: setup  ## figures: whole commands; streams through Ray Serve next to the engine alone (needs `make demo`)
+	@$(BIN)/python -m benchmarks.commands
 	@$(BIN)/python -m benchmarks.streams
 
 clean:  ## remove what setup and the tools have made

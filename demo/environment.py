@@ -60,15 +60,15 @@ def _install(extra: str) -> int:
         for line in pip.stdout:
             log.write(line)
             now = _progress(line, time.monotonic() - begun)
-            if now is None or now == shown:
+            if now is None or now.partition(",")[0] == shown:
                 continue
+            shown = now.partition(",")[0]
             if sys.stdout.isatty():
                 print(f"\r\x1b[2K  {now[:100]}", end="", flush=True)
             elif not now.startswith("Collecting"):
                 print(f"  {now}", flush=True)
             if "wheel" in now:
                 begun = time.monotonic()
-            shown = now
     if sys.stdout.isatty():
         print("\r\x1b[2K", end="")
     return pip.returncode
