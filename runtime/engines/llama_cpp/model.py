@@ -179,11 +179,6 @@ class Context:
         """An empty batch."""
         self._batch.n_tokens = 0
 
-    @property
-    def room(self) -> int:
-        """Tokens that the batch still takes."""
-        return self.batch_size - int(self._batch.n_tokens)
-
     def add(self, token: int, position: int, slot: int, *, logits: bool) -> int:
         """Put one token of a sequence into the batch; its row."""
         row = int(self._batch.n_tokens)
@@ -200,6 +195,11 @@ class Context:
         code = llama_cpp.llama_decode(self.pointer, self._batch)
         if code:
             raise EngineError(f"llama.cpp failed to decode (code {code})")
+
+    def move(self, slot: int, to: int) -> None:
+        """Give the cache of a slot to another, which is empty."""
+        llama_cpp.llama_memory_seq_cp(self._memory, slot, to, -1, -1)
+        self.forget(slot)
 
     def forget(self, slot: int) -> None:
         """Empty a slot's cache."""

@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from queue import SimpleQueue
 
 from runtime.engines.contract import Sampling
@@ -25,9 +26,9 @@ class Request:
     sampler: Sampler | None = None
     position: int = 0
     """Tokens that have gone into the cache."""
+    pending: Sequence[int] = ()
+    """Tokens that go into the cache next: what is left of the prompt, then the newest token."""
     generated: int = 0
-    last: int = -1
-    """The newest token, which goes into the cache next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +78,10 @@ class Worker:
         self.inbox = inbox
         self.post = post
         self.context = make_context(slots)
-        self.free = list(range(slots))
+        self.free = set(range(slots))
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
-        self.resizing: Resize | None = None
+        self.resizes: deque[Resize] = deque()
         self.news: list[News] = []
 
     def run(self) -> None:
@@ -105,8 +106,8 @@ class Worker:
                     self.news.append((done, reason))
                 case Cancel() | Close():
                     pass
-        if self.resizing:
-            self.news.append((self.resizing.done, reason))
+        for resize in self.resizes:
+            self.news.append((resize.done, reason))
         for request in (*self.running, *self.waiting):
             self._end(request, reason)
 
@@ -126,7 +127,7 @@ class Worker:
                 case Cancel(request):
                     self._forget(request)
                 case Resize() as resize:
-                    self.resizing = resize
+                    self.resizes.append(resize)
                 case Ping(done):
                     self.news.append((done, None))
                 case Close():
@@ -135,13 +136,13 @@ class Worker:
 
     def _admit(self) -> None:
         """Give free slots to those who wait; while the number of slots is to change, to nobody."""
-        if self.resizing and not self.running:
-            self._resize(self.resizing)
-            self.resizing = None
-        while self.waiting and self.free and not self.resizing:
+        while self.resizes and not self.running:
+            self._resize(self.resizes.popleft())
+        while self.waiting and self.free and not self.resizes:
             request = self.waiting.popleft()
-            request.slot = self.free.pop()
+            self._take_lowest_slot(request)
             self.running.append(request)
+            request.pending = request.prompt
             request.sampler = Sampler(self.model, request.sampling, request.prompt, self.context.length)
 
     def _resize(self, resize: Resize) -> None:
@@ -154,18 +155,36 @@ class Worker:
             except EngineError as error:
                 problem = error
                 self.context = self.make_context(before)
-            self.free = list(range(self.context.slots))
+            self.free = set(range(self.context.slots))
         self.news.append((resize.done, problem))
+
+    def _take_lowest_slot(self, request: Request) -> None:
+        request.slot = min(self.free)
+        self.free.remove(request.slot)
+
+    def _close_gaps(self) -> None:
+        """Move answers from the highest slots into the gaps that others left, so that n answers have slots 0 to n-1.
+
+        llama.cpp goes through the weights once for a run of consecutive slots in ascending order, and once more
+        for each further run: eight answers in descending order take three times as long as in ascending order.
+        """
+        for request in self.running:
+            if request.slot >= len(self.running):
+                left = request.slot
+                self._take_lowest_slot(request)
+                self.context.move(left, request.slot)
+                self.free.add(left)
 
     def _step(self) -> None:
         """One decode: a token of every answer under way, and as much of new prompts as fits beside them."""
+        self._close_gaps()
+        shares = self._share_out()
         self.context.clear()
-        rows = [(request, self._add_newest(request)) for request in self.running if self._prompt_is_done(request)]
-        for request in self.running:
-            if not self._prompt_is_done(request) and self.context.room:
-                row = self._add_prompt(request)
-                if self._prompt_is_done(request):
-                    rows.append((request, row))
+        rows = []
+        for request in sorted(shares, key=attrgetter("slot")):
+            row = self._add(request, shares[request])
+            if not request.pending:
+                rows.append((request, row))
         try:
             self.context.decode()
         except EngineError as error:
@@ -175,22 +194,22 @@ class Worker:
         for request, row in rows:
             self._sample(request, row)
 
-    @staticmethod
-    def _prompt_is_done(request: Request) -> bool:
-        return request.position >= len(request.prompt)
+    def _share_out(self) -> dict[Request, int]:
+        """How many tokens of each go into this decode: answers under way first, then prompts as they arrived."""
+        room = self.context.batch_size
+        shares = {}
+        for request in sorted(self.running, key=lambda request: request.generated == 0):
+            shares[request] = min(len(request.pending), room)
+            room -= shares[request]
+        return shares
 
-    def _add_newest(self, request: Request) -> int:
-        row = self.context.add(request.last, request.position, request.slot, logits=True)
-        request.position += 1
-        return row
-
-    def _add_prompt(self, request: Request) -> int:
-        """As much of the prompt as there is room for; the row of its last token."""
+    def _add(self, request: Request, share: int) -> int:
+        """Put the next tokens of a request into the batch; the row of the last."""
         row = -1
-        for token in request.prompt[request.position : request.position + self.context.room]:
-            last = request.position == len(request.prompt) - 1
-            row = self.context.add(token, request.position, request.slot, logits=last)
+        for count, token in enumerate(request.pending[:share], 1):
+            row = self.context.add(token, request.position, request.slot, logits=count == len(request.pending))
             request.position += 1
+        request.pending = request.pending[share:]
         return row
 
     def _sample(self, request: Request, row: int) -> None:
@@ -200,7 +219,7 @@ class Worker:
             self._end(request, None)
             return
         request.generated += 1
-        request.last = token
+        request.pending = [token]
         self.news.append((request.answer, token))
         if request.generated >= request.sampling.max_new_tokens or request.position >= self.context.length:
             self._end(request, None)
@@ -216,7 +235,7 @@ class Worker:
         if request in self.running:
             self.running.remove(request)
             self.context.forget(request.slot)
-            self.free.append(request.slot)
+            self.free.add(request.slot)
         if request.sampler:
             request.sampler.close()
             request.sampler = None

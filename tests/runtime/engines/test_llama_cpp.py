@@ -1,9 +1,12 @@
 """What is llama.cpp's own: files that are no GGUF, and settings that this build cannot honour."""
 
+import asyncio
+
 import pytest
 
 from demo.model import fetch
-from runtime.engines.contract import load
+from runtime.engines.contract import Sampling, load
+from runtime.engines.llama_cpp.model import Context
 from runtime.errors import ConfigError
 from tests.runtime.support import arguments_for
 
@@ -18,3 +21,45 @@ def test_gpu_layers_without_a_gpu_build_are_refused() -> None:
     initializer = {"type": "llamaCpp", "model_init_kwargs": {"n_gpu_layers": -1}}
     with pytest.raises(ConfigError, match="n_gpu_layers: this node's llama-cpp-python was built without GPU support"):
         load(arguments_for(initializer), fetch().parent, 1)
+
+
+async def test_every_decode_has_consecutive_slots_in_ascending_order(monkeypatch) -> None:
+    """Anything else costs another pass over the weights: answers move together when one between them ends."""
+    decodes: list[list[int]] = []
+
+    class Recorder(Context):
+        def clear(self) -> None:
+            decodes.append([])
+            super().clear()
+
+        def add(self, token: int, position: int, slot: int, *, logits: bool) -> int:
+            if slot not in decodes[-1][-1:]:
+                decodes[-1].append(slot)
+            return super().add(token, position, slot, logits=logits)
+
+    monkeypatch.setattr("runtime.engines.llama_cpp.engine.Context", Recorder)
+    initializer = {"type": "llamaCpp", "model_init_kwargs": {"n_ctx": 256, "n_batch": 32}}
+    engine = load(arguments_for(initializer), fetch().parent, 4)
+
+    async def answer(length: int) -> list[int]:
+        sampling = Sampling(max_new_tokens=length, min_new_tokens=length, temperature=0)
+        prompt = engine.tokenizer.encode(f"{'Fact: water is wet. ' * (length % 5)}The number after {length} is")
+        return [token async for batch in engine.generate(prompt, sampling) for token in batch]
+
+    lengths = [2, 30, 9, 21, 3, 13, 26]
+    together = await asyncio.gather(*map(answer, lengths))
+    assert max(map(len, decodes)) == 4
+    assert all(slots == list(range(len(slots))) for slots in decodes)
+    assert together == [await answer(length) for length in lengths]
+    await engine.close()
+
+
+async def test_every_resize_is_answered() -> None:
+    engine = load(arguments_for({"type": "llamaCpp", "model_init_kwargs": {"n_ctx": 256}}), fetch().parent, 2)
+    answers = engine.generate(engine.tokenizer.encode("Once upon"), Sampling(max_new_tokens=40, min_new_tokens=40))
+    await anext(answers)
+    resizes = [asyncio.ensure_future(engine.resize(slots)) for slots in (3, 1)]
+    await anext(answers)
+    await answers.aclose()
+    await asyncio.wait_for(asyncio.gather(*resizes), 10)
+    await engine.close()
