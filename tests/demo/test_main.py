@@ -1,0 +1,108 @@
+"""What the demo says when something is in its way."""
+
+import http.server
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+import demo.__main__ as command
+from demo.cluster import HOST, Cluster
+from demo.model import DemoError
+
+
+@contextmanager
+def server(answers: dict[str, str]) -> Iterator[int]:
+    """An HTTP server with fixed answers, in place of Ray's dashboard; its port."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path in answers else 404)
+            self.end_headers()
+            self.wfile.write(answers.get(self.path, "").encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer((HOST, 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield running.server_address[1]
+        running.shutdown()
+
+
+def cluster(dashboard_port: int) -> Cluster:
+    return Cluster(1, dashboard_port, "token")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def state(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "STATE", tmp_path / "session")
+    return tmp_path / "session"
+
+
+def test_no_ray_yet(state) -> None:
+    assert not command._our_ray_runs(cluster(free_port()))
+
+
+def test_its_own_ray_is_known_and_anothers_is_left_alone(state) -> None:
+    with server({"/api/version": '{"session_name": "session_1"}'}) as port:
+        with pytest.raises(DemoError, match=r"another Ray \(session session_1\)(.*\n)*Stop it with `ray stop`"):
+            command._our_ray_runs(cluster(port))
+        state.write_text("session_1")
+        assert command._our_ray_runs(cluster(port))
+
+
+@pytest.mark.parametrize("answers", [{}, {"/api/version": "<html>"}], ids=["404", "not JSON"])
+def test_something_that_is_no_ray(state, answers) -> None:
+    with server(answers) as port, pytest.raises(DemoError, match=f"already listens at http://{HOST}:{port}"):
+        command._our_ray_runs(cluster(port))
+
+
+def test_a_taken_port_is_named_with_a_way_to_find_its_owner() -> None:
+    with server({}) as port, pytest.raises(DemoError, match=f"port {port}, needed for HTTP, is in use"):
+        command._refuse_taken_ports(Cluster(free_port(), free_port(), ""), port)
+
+
+def test_a_failed_application_ends_the_wait_with_rays_message() -> None:
+    failed = """{"applications": {"gateway": {"status": "RUNNING"}, "m": {
+        "status": "DEPLOY_FAILED", "message": "", "deployments": {"Replica": {"message": "bucket_uri: is nowhere"}}}}}"""
+    with server({"/api/serve/applications/": failed}) as port:
+        waiting = cluster(port).wait_until_running(60)
+        assert next(waiting) == {"gateway": "RUNNING", "m": "DEPLOY_FAILED"}
+        with pytest.raises(DemoError, match="m is DEPLOY_FAILED:\nbucket_uri: is nowhere"):
+            next(waiting)
+
+
+def test_the_wait_has_an_end() -> None:
+    deploying = '{"applications": {"m": {"status": "DEPLOYING", "message": "", "deployments": {}}}}'
+    with server({"/api/serve/applications/": deploying}) as port:
+        waiting = cluster(port).wait_until_running(0)
+        with pytest.raises(DemoError, match=r"not running after 0 s: \{'m': 'DEPLOYING'\}"):
+            list(waiting)
+
+
+def test_a_command_that_fails_shows_its_output() -> None:
+    with pytest.raises(DemoError, match="`bash -c echo why; exit 3` failed:\nwhy"):
+        cluster(free_port()).run("bash", "-c", "echo why; exit 3")
+
+
+def test_verbs(state, capsys) -> None:
+    assert command.main(["sing"]) == 64
+    assert capsys.readouterr().err == "usage: python -m demo [run | chat | stop]\n"
+    assert command.main(["stop"]) == 0
+    assert capsys.readouterr().out == "the demo is not running\n"
+
+
+def test_chat_without_a_server_says_what_to_run(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(command, "_http_port", free_port)
+    monkeypatch.setattr("builtins.input", lambda _: "Hello")
+    assert command.main(["chat"]) == 1
+    assert "run `make demo` first" in capsys.readouterr().err
