@@ -72,12 +72,12 @@ def test_a_taken_port_is_named_with_a_way_to_find_its_owner() -> None:
 
 
 def test_a_failed_application_ends_the_wait_with_rays_message() -> None:
-    model = '{"status": "DEPLOY_FAILED", "message": "", "deployments": {"Replica": {"message": "bucket_uri: is nowhere"}}}'
+    model = '{"status": "DEPLOY_FAILED", "message": "", "deployments": {"Replica": {"message": "no bucket_uri"}}}'
     failed = f'{{"applications": {{"gateway": {{"status": "RUNNING"}}, "m": {model}}}}}'
     with server({"/api/serve/applications/": failed}) as port:
         waiting = cluster(port).wait_until_running(60)
         assert next(waiting) == {"gateway": "RUNNING", "m": "DEPLOY_FAILED"}
-        with pytest.raises(DemoError, match="m is DEPLOY_FAILED:\nbucket_uri: is nowhere"):
+        with pytest.raises(DemoError, match="m is DEPLOY_FAILED:\nno bucket_uri"):
             next(waiting)
 
 
