@@ -31,8 +31,9 @@ demo-stop: setup  ## stop what `make demo` has started
 test: setup  ## every kind of proof, at a quick size
 	@$(BIN)/pytest
 
-test-all: setup  ## the same at full size
+test-all: setup  ## the same at full size, and the end-to-end tests through Ray's other proxy too
 	@HYPOTHESIS_PROFILE=full $(BIN)/pytest
+	@RAY_SERVE_ENABLE_HA_PROXY=0 $(BIN)/pytest tests/e2e
 
 lint: setup  ## ruff, mypy --strict, and that generated/ is current
 	@$(BIN)/ruff check .
