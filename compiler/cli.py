@@ -4,12 +4,16 @@ Exit codes: 0 fine, 1 the config is wrong, 2 there are differences, 64 wrong usa
 """
 
 import argparse
+import io
+import os
 import sys
 import time
 from pathlib import Path
 from typing import NoReturn
 
 OK, WRONG_CONFIG, DIFFERENT, WRONG_USAGE, OUR_BUG = 0, 1, 2, 64, 70
+READER_GONE = 128 + 13
+"""What shells say of a program that SIGPIPE has ended, as `llm-serve compile --check | head` does."""
 
 EXAMPLES = """\
 examples:
@@ -26,11 +30,29 @@ class _Parser(argparse.ArgumentParser):
         self.exit(WRONG_USAGE, f"{self.format_usage()}{self.prog}: {message}; see `llm-serve --help`\n")
 
 
+class _Version(argparse.Action):
+    """`--version`, looked up when it is asked for: that takes longer than all the rest of the parser."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"llm-serve {version('llm-serve')}\n")
+        parser.exit()
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character shows its number
     options = _parser().parse_args(arguments)
     try:
-        return _compile(options)
+        exit_code = _compile(options)
+        sys.stdout.flush()
+        return exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at its end
+        return READER_GONE
     except KeyboardInterrupt:
         return 130
     except Exception as error:
@@ -50,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     compile_ = verbs.add_parser(
         "compile",
@@ -67,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _compile(options: argparse.Namespace) -> int:
     from compiler import report
-    from compiler.build.publish import differences, publish
+    from compiler.build.publish import differences, ours, publish
     from compiler.diagnostics import ConfigErrors
     from compiler.pipeline import compile_project
     from compiler.source.project import Project, find_root
@@ -80,9 +103,9 @@ def _compile(options: argparse.Namespace) -> int:
     start = time.perf_counter()
     try:
         compiled = compile_project(project)
-        changes = differences(root, compiled.outputs)
+        changes, foreign = ours(root, differences(root, compiled.outputs))
         if not options.check:
-            changes = publish(root, changes)
+            publish(root, changes)
     except ConfigErrors as errors:
         if options.format == "json":
             report.print_json(errors.diagnostics, {"changes": []})
@@ -90,15 +113,16 @@ def _compile(options: argparse.Namespace) -> int:
             report.print_diagnostics(errors.diagnostics, project.line)
         return WRONG_CONFIG
     seconds = time.perf_counter() - start
+    warnings = [*compiled.warnings, *foreign]
     if options.format == "json":
-        report.print_json(compiled.warnings, {"changes": [change.path for change in changes]})
+        report.print_json(warnings, {"changes": [change.path for change in changes]})
     else:
-        report.print_diagnostics(compiled.warnings, project.line)
+        report.print_diagnostics(warnings, project.line)
         if options.check:
-            report.print_differences(changes)
+            report.print_differences(changes, foreign)
         else:
             report.print_compiled(len(compiled.models), len(compiled.clusters), seconds, changes)
-    return DIFFERENT if options.check and changes else OK
+    return DIFFERENT if options.check and (changes or foreign) else OK
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 
@@ -40,6 +40,8 @@ CODES: dict[str, str] = {
     "E501": "generated file cannot be written",
     "W301": "field has a new name",
     "W401": "no cluster serves the model",
+    "W402": "cluster serves no model",
+    "W501": "file in generated/ that no compile wrote",
 }
 """Every code and its title. 1: reading, 2: layering, 3: schema, 4: clusters, 5: output."""
 
@@ -75,6 +77,8 @@ class Diagnostic:
     primary: Label | None
     secondary: tuple[Label, ...] = ()
     help: str | None = None
+    compiling: tuple[str, ...] = field(default=(), compare=False)
+    """The model files that it was found through, where it lies in a layer below them."""
 
     @property
     def severity(self) -> Severity:
@@ -96,7 +100,7 @@ def has_errors(diagnostics: Iterable[Diagnostic]) -> bool:
 
 
 def in_order(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
-    """Without repetitions (a base's mistake shows in every model on it), by file and line."""
+    """By file and line. A base's mistake, which shows in every model on it, comes once and names them all."""
 
     def position(diagnostic: Diagnostic) -> tuple[str, int, int, str]:
         if diagnostic.primary is None:
@@ -104,7 +108,10 @@ def in_order(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
         span = diagnostic.primary.span
         return (span.file, span.line, span.column, diagnostic.code)
 
-    return sorted(dict.fromkeys(diagnostics), key=position)
+    compiling: dict[Diagnostic, list[str]] = {}
+    for diagnostic in diagnostics:
+        compiling.setdefault(diagnostic, []).extend(diagnostic.compiling)
+    return sorted((replace(each, compiling=tuple(files)) for each, files in compiling.items()), key=position)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:

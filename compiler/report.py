@@ -29,7 +29,8 @@ def print_diagnostics(diagnostics: Sequence[Diagnostic], line: SourceLine, strea
     if errors:
         files = {d.primary.span.file for d in ordered if d.primary and d.severity is Severity.ERROR}
         where = f" in {_count(len(files), 'file')}" if files else ""
-        print(f"{_count(errors, 'error')}{where}; nothing was written", file=stream)
+        written = "" if any(diagnostic.code == "E501" for diagnostic in ordered) else "; nothing was written"
+        print(f"{_count(errors, 'error')}{where}{written}", file=stream)
 
 
 def print_json(diagnostics: Sequence[Diagnostic], result: dict[str, object]) -> None:
@@ -56,7 +57,7 @@ def print_compiled(models: int, clusters: int, seconds: float, changes: Sequence
     print(f"compiled {_count(models, 'model')} into {_count(clusters, 'cluster')} in {seconds:.2f} s: {did}")
 
 
-def print_differences(changes: Sequence[Change]) -> None:
+def print_differences(changes: Sequence[Change], foreign: Sequence[Diagnostic]) -> None:
     """A unified diff from what lies in generated/ to what should."""
     for change in changes:
         before, after = _text(change.old), _text(change.new)
@@ -65,7 +66,7 @@ def print_differences(changes: Sequence[Change]) -> None:
     if changes:
         differ = f"{_count(len(changes), 'file')} differ{'s' if len(changes) == 1 else ''}"
         print(f"{differ}; run `llm-serve compile` and commit the result", file=sys.stderr)
-    else:
+    elif not foreign:
         print("generated/ is up to date")
 
 
@@ -107,9 +108,15 @@ def _human(diagnostic: Diagnostic, line: SourceLine, paint: Callable[[str, str],
         pointer = f"{' ' * offset}{paint(shade, f'{mark * length} {_printable(label.text)}'.rstrip())}"
         number = paint(_BLUE, f"{label.span.line:>{width}} |")
         out += [bar, f"{number} {shown}", f"{bar} {pointer}"]
-    if advice:
-        out.append(f"{' ' * width} {paint(_BLUE, '=')} {advice}")
-    return out
+    notes = [note for note in (advice, _compiling(diagnostic.compiling)) if note]
+    return [*out, *(f"{' ' * width} {paint(_BLUE, '=')} {note}" for note in notes)]
+
+
+def _compiling(files: Sequence[str]) -> str | None:
+    if not files:
+        return None
+    others = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    return f"note: found while compiling {_printable(files[0])}{others}"
 
 
 def _excerpt(text: str, label: Label) -> tuple[str, int, int]:

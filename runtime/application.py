@@ -10,11 +10,14 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_
 
 from runtime.engines import ENGINES, engine_named
 from runtime.engines.spec import EngineSpec, InitializerConfig
-from runtime.schema import Schema
+from runtime.schema import PATH_PATTERN, Schema
 from runtime.schema.deployment import DeploymentConfig, RuntimeEnv
 from runtime.schema.generation import GenerationConfig
 from runtime.schema.scaling import ScalingConfig
 from runtime.schema.weights import S3MirrorConfig
+
+RESERVED_NAMES = frozenset({"docs", "gateway", "health", "openapi.json", "v1"})
+"""No model may be called so: a model's name is its route, and would hide one of the gateway's, or the gateway."""
 
 
 def _canonical_type(value: Any) -> Any:
@@ -34,6 +37,12 @@ else:
     ]
 
 
+RepositoryName = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)?$", max_length=96)
+]
+"""A hub repository, with or without its organisation."""
+
+
 class Initialization(Schema):
     """How to get the model into memory."""
 
@@ -41,9 +50,9 @@ class Initialization(Schema):
     """Ray runtime environment of the model's processes: packages, environment variables."""
     s3_mirror_config: S3MirrorConfig | None = None
     """A mirror to load from instead of the hub."""
-    hf_model_id: str | None = None
+    hf_model_id: RepositoryName | None = None
     """The hub repository, where it is not `model_id`."""
-    revision: str = "main"
+    revision: Annotated[str, Field(pattern=PATH_PATTERN)] = "main"
     """Branch, tag or commit of the hub repository. Pins weights, code and tokenizer alike."""
     initializer: Initializer
     """The engine and its arguments; `type` chooses it."""
@@ -81,7 +90,7 @@ class ModelCard(Schema):
 class ModelConfig(Schema):
     """The model itself."""
 
-    model_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$", max_length=96)]
+    model_id: RepositoryName
     """Public name of the model, and its Hugging Face repository unless `initialization.hf_model_id` says otherwise."""
     model_task: str = "text-generation"
     """Hugging Face task of the model."""

@@ -10,7 +10,7 @@ from runtime.schema import Schema
 class HttpOptions(Schema):
     """Where Ray's proxies listen."""
 
-    host: str = "127.0.0.1"
+    host: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]+$")] = "127.0.0.1"
     """Address to listen on. Ray's own default is every interface."""
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     """TCP port. Ray ignores a change of it until Serve is shut down."""

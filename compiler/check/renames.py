@@ -7,7 +7,7 @@ Sources: Ray Serve 2.60 `AutoscalingConfig` and `DeploymentSchema`; llm-inferenc
 from dataclasses import dataclass, replace
 
 from compiler.diagnostics import ConfigErrors, Diagnostic, Label
-from compiler.source.tree import Entry, Mapping, Scalar
+from compiler.source.tree import Entry, Mapping, Scalar, inline
 
 Path = tuple[str, ...]
 
@@ -78,5 +78,5 @@ def _apply(rename: Rename, tree: Mapping, path: Path, found: list[Diagnostic]) -
 
 
 def _advice(rename: Rename, old: Entry) -> str:
-    value = f" {old.value.value}" if isinstance(old.value, Scalar) else ""
+    value = f" {inline(old.value.value)}" if isinstance(old.value, Scalar) else ""
     return "write " + " and ".join(f"`{name}:{value}`" for name in rename.new)

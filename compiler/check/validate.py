@@ -1,5 +1,6 @@
 """From a merged tree to a valid model: pydantic checks, and every finding gets its place back."""
 
+import re
 from collections.abc import Iterator
 from typing import Any, TypeVar, get_args
 
@@ -7,7 +8,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span, did_you_mean
-from compiler.source.tree import Mapping, Node, find, kind, plain
+from compiler.source.tree import Mapping, Node, find, inline, kind, plain
 from runtime.schema import Schema
 
 S = TypeVar("S", bound=Schema)
@@ -38,24 +39,23 @@ def validate(tree: Mapping, schema: type[S]) -> S:
 
 def _diagnostics(errors: ValidationError, tree: Mapping, schema: type[Schema]) -> Iterator[Diagnostic]:
     """One diagnostic a place: the members of a union that did not match are told together."""
-    by_place: dict[tuple[Path, bool], list[ErrorDetails]] = {}
+    by_place: dict[Path, list[ErrorDetails]] = {}
     for error in errors.errors(include_url=False):
-        wrong_type = error["type"] in _EXPECTED
-        by_place.setdefault((_tree_path(tree, error), wrong_type), []).append(error)
-    for (path, wrong_type), group in by_place.items():
+        by_place.setdefault(_tree_path(tree, error), []).append(error)
+    for path, group in by_place.items():
         node, span, _ = find(tree, path)
-        error = group[0]
-        if wrong_type:
+        error = next((each for each in group if each["type"] not in _EXPECTED), group[0])
+        if error["type"] in _EXPECTED:  # otherwise the type is one of those allowed, and the value is wrong
             expected = " or ".join(dict.fromkeys(_EXPECTED[each["type"]] for each in group))
-            yield Diagnostic(
-                "E303", f"`{_dotted(path)}` must be {expected}, not {kind(node)}", _at(node), _losers(node)
-            )
+            message = f"`{_dotted(path)}` must be {expected}, not {kind(node)}"
+            yield Diagnostic("E303", message, _at(node), _losers(node))
         elif error["type"] == "extra_forbidden":
             yield _unknown_key(path, span, schema, error)
         elif error["type"] in ("missing", "union_tag_not_found"):
-            yield _missing_key(path, span, schema, error)
+            top = tree.span.file
+            yield _missing_key(path, span if span.file == top else Span(top, 1, 1, 1, 1), schema, error)
         else:
-            yield _bad_value(path, node, schema, error)
+            yield _bad_value(path, node, schema, error, tree.span.file)
 
 
 def _tree_path(tree: Mapping, error: ErrorDetails) -> Path:
@@ -98,20 +98,22 @@ def _missing_key(path: Path, span: Span, schema: type[Schema], error: ErrorDetai
     return Diagnostic("E302", f"`{_dotted((*path, missing))}` is missing", Label(span), help=hint)
 
 
-def _bad_value(path: Path, node: Node, schema: type[Schema], error: ErrorDetails) -> Diagnostic:
+def _bad_value(path: Path, node: Node, schema: type[Schema], error: ErrorDetails, top: str) -> Diagnostic:
     context = error.get("ctx", {})
     if error["type"] == "union_tag_invalid":
         names = str(context["expected_tags"]).replace("'", "")
-        return _one_of((*path, "type"), _child(node, "type") or node, str(context["tag"]), names.split(", "))
+        return _one_of((*path, "type"), _child(node, "type") or node, names.split(", "))
     if error["type"] == "literal_error" and "'" in str(context["expected"]):
         names = str(context["expected"]).replace(" or ", ", ").replace("'", "")
-        return _one_of(path, node, str(error["input"]), names.split(", "))
+        return _one_of(path, node, names.split(", "))
     message = _in_our_words(error)
     text = f"`{_dotted(path)}`: {message}" if path else message
-    blamed = [entry for key, entry in node.entries.items() if key in message] if isinstance(node, Mapping) else []
+    entries = node.entries.items() if isinstance(node, Mapping) else ()
+    blamed = [entry for key, entry in entries if re.search(rf"\b{re.escape(key)}\b", message)]
     if not blamed:
         hint = _description(schema, error["loc"]) if error["type"] == "string_pattern_mismatch" else None
         return Diagnostic("E304", text, _at(node), _losers(node), hint)
+    blamed.sort(key=lambda entry: entry.value.span.file == top)  # the model's own word came last
     places = [_at(entry.value, f"`{entry.key}`") for entry in blamed]
     return Diagnostic("E304", text, places[-1], tuple(places[:-1]))
 
@@ -120,15 +122,17 @@ def _in_our_words(error: ErrorDetails) -> str:
     """pydantic's message, about YAML and in the style of ours."""
     if error["type"] == "too_short":
         return f"must have at least {error['ctx']['min_length']} item"
+    if error["type"] == "string_pattern_mismatch":
+        return f"`{inline(error['input'])}` has characters, or a form, that is not allowed here"
     message = error["msg"].removeprefix("Value error, ")
     return message.replace("Input should be", "must be").replace("String should", "must")
 
 
-def _one_of(path: Path, node: Node, value: str, names: list[str]) -> Diagnostic:
-    guess = did_you_mean(value, names)
+def _one_of(path: Path, node: Node, names: list[str]) -> Diagnostic:
+    guess = did_you_mean(str(plain(node)), names)
     return Diagnostic(
         "E304",
-        f"`{_dotted(path)}` must be one of {', '.join(names)}; not `{value}`",
+        f"`{_dotted(path)}` must be one of {', '.join(names)}; not `{inline(plain(node))}`",
         _at(node),
         _losers(node),
         f"did you mean `{guess}`?" if guess else None,
@@ -180,7 +184,7 @@ def _models_in(annotation: Any) -> list[type[Schema]]:
 def _description(schema: type[Schema], loc: tuple[str | int, ...]) -> str | None:
     """What the schema says of the field at pydantic's location."""
     fields = [_fields(model).get(str(loc[-1])) for model in _models_at(schema, loc[:-1])]
-    return next((field.description for field in fields if field), None)
+    return next((" ".join(field.description.split()) for field in fields if field and field.description), None)
 
 
 def _places(schema: type[Schema], key: str, above: Path = ()) -> Iterator[Path]:

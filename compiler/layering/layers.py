@@ -12,6 +12,8 @@ from compiler.source.project import BASE, DEFAULTS, Project
 from compiler.source.tree import Mapping, Node, Scalar, Sequence, kind
 
 EXTENDS = "extends"
+MAX_CHAIN = 256
+"""Longest chain of `extends`; the longest seen in use has 5, and Python's stack takes some 900."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,9 @@ class _Linearizer:
         file = path[-1].file
         if file in self.orders:
             return self.orders[file]
+        if len(path) > MAX_CHAIN:
+            problem = f"a chain of more than {MAX_CHAIN} layers, each extending the next"
+            raise ConfigErrors([Diagnostic("E203", problem, Label(path[-1].span))])
         references = self._references(file)
         parents = []
         for reference in references:
@@ -79,12 +84,15 @@ class _Linearizer:
                 found.append(Diagnostic("E205", "the same layer is listed twice", Label(reference.span)))
         if found:
             raise ConfigErrors(found)
-        if file != defaults and not references and (self.project.root / defaults).is_file():
+        if file == defaults and references:
+            problem = f"{defaults} lies under every layer, so it cannot lie on one"
+            raise ConfigErrors([Diagnostic("E202", problem, Label(references[0].span))])
+        if file != defaults and not references and DEFAULTS in self.project.profiles:
             references.append(_Reference(defaults, self.project.tree(file).span))
         return references
 
     def _unknown(self, name: str, span: Span) -> Diagnostic:
-        guess = did_you_mean(name, [*self.project.models(), *self.project.profiles()])
+        guess = did_you_mean(name, [*self.project.models, *self.project.profiles])
         hint = f"did you mean `{guess}`?" if guess else "a layer is a file under base/ or registry/, without .yaml"
         return Diagnostic("E201", f"there is no layer `{name}`", Label(span), help=hint)
 
@@ -122,17 +130,22 @@ def _ambiguous(name: str, files: list[str], span: Span) -> Diagnostic:
 
 
 def _circle(path: tuple[_Reference, ...]) -> Diagnostic:
+    """The circle that the last step of `path` closes; the same one whichever file the search came from."""
     files = [step.file for step in path]
-    first = files.index(files[-1])
-    others = tuple(Label(step.span, f"extends {step.file}") for step in path[first + 1 : -1])
-    message = f"layers extend each other in a circle: {' -> '.join(files[first:])}"
-    return Diagnostic("E202", message, Label(path[-1].span, f"extends {files[-1]}"), others)
+    circle = path[files.index(files[-1]) + 1 :]
+    last = min(range(len(circle)), key=lambda index: circle[index].file)
+    circle = (*circle[last + 1 :], *circle[: last + 1])
+    names = " -> ".join(step.file for step in (circle[-1], *circle))
+    labels = [Label(step.span, f"extends {step.file}") for step in circle]
+    return Diagnostic("E202", f"layers extend each other in a circle: {names}", labels[-1], tuple(labels[:-1]))
 
 
 def _inconsistent(file: str, rest: list[list[str]], references: list[_Reference]) -> Diagnostic:
     blocked = sorted({order[-1] for order in rest})
-    orders = "; ".join(" under ".join(layer for layer in order if layer in blocked) for order in rest)
+    asked = ([layer for layer in order if layer in blocked] for order in rest)
+    orders = "; ".join(dict.fromkeys(" under ".join(layers) for layers in asked if len(layers) > 1))
     labels = tuple(Label(reference.span, f"extends {reference.file}") for reference in references)
     message = f"the layers of {file} cannot be put in order: {orders}"
-    hint = "list them in the same order everywhere: a later entry lies on an earlier one"
+    hint = "a later entry lies on an earlier one: list them in the same order everywhere, and leave out those that\
+ another one brings along"
     return Diagnostic("E203", message, labels[-1], labels[:-1], hint)

@@ -13,6 +13,9 @@ from compiler.source.tree import Entry, Mapping, Node, Scalar, kind
 
 Path = tuple[str, ...]
 
+ENABLED = "enabled"
+"""Says something of its file alone, as `extends` does: what lies on a disabled model is not disabled."""
+
 
 @dataclass(frozen=True, slots=True)
 class Discriminator:
@@ -23,22 +26,24 @@ class Discriminator:
 
 
 def merge(layers: list[Layer], discriminators: Iterable[Discriminator] = ()) -> Mapping:
-    """All layers in one tree, without their `extends`; the last layer wins.
+    """All layers in one tree, without what each says of its own file; the last layer wins.
 
     Raises ConfigErrors with every place where a mapping meets a value.
     """
     by_path = {discriminator.path: discriminator.key for discriminator in discriminators}
     found: list[Diagnostic] = []
-    merged = _without_extends(layers[0].tree)
-    for layer in layers[1:]:
-        merged = _merge_mappings(merged, _without_extends(layer.tree), (), by_path, found)
+    *lower, top = layers
+    trees = [*(_without(layer.tree, EXTENDS, ENABLED) for layer in lower), _without(top.tree, EXTENDS)]
+    merged = trees[0]
+    for tree in trees[1:]:
+        merged = _merge_mappings(merged, tree, (), by_path, found)
     if found:
         raise ConfigErrors(found)
     return merged
 
 
-def _without_extends(tree: Mapping) -> Mapping:
-    return replace(tree, entries={key: entry for key, entry in tree.entries.items() if key != EXTENDS})
+def _without(tree: Mapping, *keys: str) -> Mapping:
+    return replace(tree, entries={key: entry for key, entry in tree.entries.items() if key not in keys})
 
 
 def _merge_mappings(

@@ -16,11 +16,12 @@ from runtime.application import (
     ModelSpec,
 )
 from runtime.schema import Schema
+from runtime.schema.deployment import RayActorOptions
 
 MODEL_IMPORT_PATH = "runtime.serve:model"
 GATEWAY_IMPORT_PATH = "runtime.serve:gateway"
 GATEWAY = "gateway"
-"""Name of the gateway application; no model file may be called so."""
+"""Name of the gateway application."""
 
 MAX_ONGOING_HEADROOM = 8
 """Ray sends a replica so many requests more than it accepts: those are refused by the replica, in OpenAI's words,
@@ -126,7 +127,7 @@ def _placement(spec: ModelSpec) -> Document:
         actor["num_gpus"] = scaling.num_gpus_per_worker
         actor["resources"] = dict(scaling.resources_per_worker)
         return {"ray_actor_options": actor}
-    coordinator = _bundle({"CPU": options.num_cpus, **options.resources})
+    coordinator = _bundle({"CPU": options.num_cpus, **_demands(options), **options.resources})
     worker = _bundle(
         {
             "CPU": scaling.num_cpus_per_worker,
@@ -139,6 +140,12 @@ def _placement(spec: ModelSpec) -> Document:
         "placement_group_bundles": [coordinator, *[worker] * scaling.num_workers],
         "placement_group_strategy": scaling.placement_strategy,
     }
+
+
+def _demands(options: RayActorOptions) -> dict[str, float]:
+    """What Ray adds to an actor's resources, so that its bundle must have it. Source: `resources_from_ray_options`."""
+    accelerator = {f"accelerator_type:{options.accelerator_type}": 0.001} if options.accelerator_type else {}
+    return {"memory": options.memory or 0.0, **accelerator}
 
 
 def _bundle(resources: dict[str, float]) -> dict[str, float]:

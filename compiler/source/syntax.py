@@ -20,6 +20,8 @@ MAX_DEPTH = 64
 MAX_INT_DIGITS = 18
 """Longest integer: what fits 64 bits in every reader of the output."""
 
+_OTHER_LINE_BREAK = re.compile("[\x85\u2028\u2029]|\r(?!\n)")
+"""Ends a line for some readers of YAML and not for others, so that a comment may hide a setting."""
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _INT = re.compile(r"[-+]?[0-9]+")
@@ -48,7 +50,14 @@ def _decode(data: bytes, file: str) -> str:
         span = Span(file, line, column, line, column + 1)
         raise _refusal("E103", f"byte {error.start} (0x{data[error.start]:02x}) is not UTF-8", span) from error
     if text.startswith("\ufeff"):
-        raise _refusal("E103", "file starts with a byte order mark", Span(file, 1, 1, 1, 2))
+        hint = "save it as UTF-8 without BOM"
+        raise _refusal("E103", "file starts with a byte order mark", Span(file, 1, 1, 1, 2), hint=hint)
+    if found := _OTHER_LINE_BREAK.search(text):
+        line, start = text.count("\n", 0, found.start()) + 1, text.rfind("\n", 0, found.start()) + 1
+        column = found.start() - start + 1
+        hint = "end lines with LF, or with CR LF; in a quoted string write it as an escape"
+        problem = f"U+{ord(found[0]):04X} is not a line break that every reader of YAML knows"
+        raise _refusal("E103", problem, Span(file, line, column, line, column + 1), hint=hint)
     return text
 
 
@@ -103,7 +112,12 @@ class _Composer:
             column = len(lines[line - 1]) + 1
         message = ": ".join(part for part in (error.context, error.problem) if part)
         hint = "indent with spaces" if "\t" in lines[line - 1] else None
-        return Diagnostic("E104", message, Label(Span(self.file, line, column, line, column + 1)), help=hint)
+        begun = error.context_mark
+        others: tuple[Label, ...] = ()
+        if begun is not None and begun.line + 1 < line:
+            start = Span(self.file, begun.line + 1, begun.column + 1, begun.line + 1, begun.column + 2)
+            others = (Label(start, "begun here"),)
+        return Diagnostic("E104", message, Label(Span(self.file, line, column, line, column + 1)), others, hint)
 
     def _node(self, event: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Node:
         if depth > MAX_DEPTH:
@@ -173,19 +187,23 @@ class _Composer:
         if text in _BOOL:
             return _BOOL[text]
         if _INT.fullmatch(text):
-            if len(text.lstrip("+-0")) > MAX_INT_DIGITS:
-                problem = f"integer of more than {MAX_INT_DIGITS} digits"
-                self.found.append(Diagnostic("E107", problem, Label(span), help="put it in quotes if it is a name"))
-                return 0
-            return int(text)
+            return self._int(text.lstrip("+-0"), 10, span) * (-1 if text.startswith("-") else 1)
         if _OCTAL_OR_HEX.fullmatch(text):
-            return int(text, 0)
+            return self._int(text[2:].lstrip("0"), 8 if text[1] == "o" else 16, span)
         if _FLOAT.fullmatch(text):
             return self._float(text, span)
         if _NOT_FINITE.fullmatch(text):
             self.found.append(Diagnostic("E107", f"`{text}` is not a number that a config can hold", Label(span)))
             return 0.0
         return text
+
+    def _int(self, digits: str, base: int, span: Span) -> int:
+        value = int(digits or "0", base) if len(digits) <= 3 * MAX_INT_DIGITS else None  # 3: octal is no longer
+        if value is None or value >= 10**MAX_INT_DIGITS:
+            problem = f"integer of more than {MAX_INT_DIGITS} digits"
+            self.found.append(Diagnostic("E107", problem, Label(span), help="put it in quotes if it is a name"))
+            return 0
+        return value
 
     def _float(self, text: str, span: Span) -> float:
         value = float(text)

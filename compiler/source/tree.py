@@ -1,5 +1,6 @@
 """The located tree: immutable YAML nodes that know where they were written, and what they have replaced."""
 
+import json
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -81,6 +82,11 @@ def plain(node: Node) -> Plain:
             return [plain(item) for item in node.items]
         case Scalar():
             return node.value
+
+
+def inline(value: Plain) -> str:
+    """A value in a message, as YAML has it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def find(node: Node, path: tuple[str | int, ...]) -> tuple[Node, Span, tuple[str | int, ...]]:

@@ -6,6 +6,9 @@ the editor schema and the errors derive from it. Defaults here are the last word
 
 from pydantic import BaseModel, ConfigDict
 
+PATH_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*$"
+"""A relative path that leads nowhere else: no part of it starts with a dot."""
+
 
 class Schema(BaseModel):
     """Base of all config models: closed, immutable, no silent coercion."""

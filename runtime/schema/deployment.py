@@ -3,6 +3,8 @@
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
+    BeforeValidator,
     Field,
     JsonValue,
     NonNegativeFloat,
@@ -14,8 +16,29 @@ from pydantic import (
 
 from runtime.schema import Schema
 
-Resources = dict[str, PositiveFloat]
-"""Ray custom resources: name -> amount, such as `instance_type_g5: 0.01`."""
+Amount = Annotated[float, Field(ge=0, le=1e6)]
+"""CPUs, GPUs: nobody has a million."""
+
+_RAYS_OWN = frozenset({"CPU", "GPU", "memory", "object_store_memory"})
+
+
+def _without_nulls(resources: Any) -> Any:
+    """`null` says "none of it", of one resource or of all."""
+    if isinstance(resources, dict):
+        return {name: amount for name, amount in resources.items() if amount is not None}
+    return {} if resources is None else resources
+
+
+def _custom_only(resources: dict[str, float]) -> dict[str, float]:
+    if taken := sorted(_RAYS_OWN & resources.keys()):
+        raise ValueError(f"{taken[0]} is no custom resource: CPUs, GPUs and memory have keys of their own")
+    return resources
+
+
+Resources = Annotated[
+    dict[str, Annotated[float, Field(gt=0, le=1e6)]], BeforeValidator(_without_nulls), AfterValidator(_custom_only)
+]
+"""Ray custom resources: name -> amount, such as `instance_type_g5: 0.01`; null takes one away that was inherited."""
 
 
 class RuntimeEnv(Schema, extra="allow"):
@@ -77,7 +100,7 @@ class AutoscalingConfig(Schema):
 class RayActorOptions(Schema):
     """Where the replica actor runs. For engines with workers of their own these are the coordinator's."""
 
-    num_cpus: NonNegativeFloat = 1.0
+    num_cpus: Amount = 1.0
     """CPUs that the replica actor reserves, apart from its workers'."""
     memory: NonNegativeFloat | None = None
     """Heap memory that the replica reserves, in bytes."""
@@ -117,4 +140,6 @@ class DeploymentConfig(Schema):
     def _one_way_of_scaling(self) -> Self:
         if self.num_replicas is not None and self.autoscaling_config is not None:
             raise ValueError("num_replicas and autoscaling_config exclude each other: set one of them to null")
+        if self.num_replicas is None and self.autoscaling_config is None:
+            raise ValueError("without autoscaling_config, num_replicas must say how many replicas there are")
         return self

@@ -1,7 +1,7 @@
 """`model_config.generation`: how a model generates. All of it is hot: it changes without a restart."""
 
 from string import Formatter
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
@@ -11,6 +11,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    model_validator,
 )
 
 from runtime.schema import Schema
@@ -48,6 +49,12 @@ class GenerateKwargs(Schema):
     """Taken from the logit of a token for each time that the answer holds it; 0 is off."""
     seed: Seed | None = None
     """Seed of the sampler; a new one for each request when left out."""
+
+    @model_validator(mode="after")
+    def _lengths_are_ordered(self) -> Self:
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError(f"min_new_tokens ({self.min_new_tokens}) is above max_new_tokens ({self.max_new_tokens})")
+        return self
 
 
 StopSequence = str | NonNegativeInt | list[NonNegativeInt]

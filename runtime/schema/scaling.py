@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 
 from runtime.schema import Schema
-from runtime.schema.deployment import Resources
+from runtime.schema.deployment import Amount, Resources
 
 
 class ScalingConfig(Schema):
@@ -13,9 +13,9 @@ class ScalingConfig(Schema):
 
     num_workers: PositiveInt = 1
     """Worker processes of one replica. DeepSpeed and vLLM: one per GPU (tensor parallel); others: 1."""
-    num_gpus_per_worker: NonNegativeFloat = 1.0
+    num_gpus_per_worker: Amount = 1.0
     """GPUs of each worker. DeepSpeed: keep 1; others: raise this for several GPUs."""
-    num_cpus_per_worker: NonNegativeFloat = 1.0
+    num_cpus_per_worker: Amount = 1.0
     """CPUs of each worker. An engine that computes on CPUs uses as many threads."""
     resources_per_worker: Resources = {}
     """Ray custom resources of each worker: they choose the node type."""

@@ -1,6 +1,10 @@
 """What a person, a shell and a machine see of `llm-serve`."""
 
 import json
+import os
+import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -150,3 +154,27 @@ def test_what_a_file_says_cannot_steer_the_terminal(project: Path, capsys) -> No
     assert run("compile") == cli.WRONG_CONFIG
     printed = capsys.readouterr().err
     assert "\x1b" not in printed and "\u202e" not in printed
+
+
+def test_a_reader_that_leaves_is_no_bug(project: Path) -> None:
+    write(project, {f"registry/acme--m{n}.yaml": f"model_config: {{model_id: acme/m{n}}}\n" for n in range(99)})
+    program = f"{sys.executable} -m compiler.cli compile --check"
+    done = subprocess.run(["bash", "-c", f"{program} | true; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (cli.READER_GONE, "")
+
+
+def test_a_terminal_without_unicode_shows_numbers(project: Path) -> None:
+    write(project, {"registry/acme--a.yaml": "model_config: {model_id: acme/a, model_description: caf\u00e9}\n"})
+    done = subprocess.run(
+        [sys.executable, "-m", "compiler.cli", "compile", "--check"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == cli.DIFFERENT
+    assert "caf\\xe9" in done.stdout
+
+
+def test_version(capsys) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"llm-serve {version('llm-serve')}\n"

@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 from aiohttp import web
 
-from runtime.application import GatewayModel, GatewaySettings, ModelCard
+from runtime.application import RESERVED_NAMES, GatewayModel, GatewaySettings, ModelCard
 from runtime.gateway import MAX_BODY_BYTES, Gateway
 
 HOST = "127.0.0.1"
@@ -451,3 +451,8 @@ async def test_a_client_that_goes_before_it_took_anything_leaves_no_request_behi
     async with app.router.lifespan_context(app):
         await asyncio.wait_for(app(scope, receive, send), 5)
         await until(lambda: upstream.open == 0)
+
+
+def test_no_model_may_take_one_of_its_routes() -> None:
+    paths = [route.path for route in Gateway(Look()).create_app().routes]  # type: ignore[attr-defined]
+    assert {path.split("/")[1] for path in paths} | {"gateway"} == RESERVED_NAMES

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from runtime.engines.spec import EngineSpec, InitializerConfig
-from runtime.schema import Schema
+from runtime.schema import PATH_PATTERN, Schema
 
 
 class LlamaKwargs(Schema):
@@ -37,7 +37,7 @@ class LlamaCpp(InitializerConfig):
     """Run a GGUF file with llama.cpp."""
 
     type: Literal["llamaCpp"] = "llamaCpp"
-    model_filename: str | None = None
+    model_filename: Annotated[str, Field(pattern=PATH_PATTERN)] | None = None
     """The file in the model's repository to load, such as `model-Q4_K_M.gguf`. May be left out where the
     repository has only one .gguf file."""
     model_init_kwargs: LlamaKwargs = LlamaKwargs()

@@ -74,6 +74,12 @@ def test_a_long_chain(tmp_path: Path) -> None:
     assert [layer.file for layer in layers] == [f"base/l{n}.yaml" for n in range(200)]
 
 
+def test_a_chain_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    files = {f"base/l{n}.yaml": f"extends: l{n - 1}\n" if n else "{}\n" for n in range(1200)}
+    with pytest.raises(ConfigErrors, match="a chain of more than 256 layers"):
+        stack(Project(write(tmp_path, files)), "base/l1199.yaml")
+
+
 def test_a_tower_of_diamonds_does_not_double_the_work(tmp_path: Path) -> None:
     files = {"base/l0.yaml": "{}\n"}
     for n in range(1, 40):
