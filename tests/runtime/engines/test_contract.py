@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from random import Random
 
 import pytest
 
@@ -105,6 +106,35 @@ async def test_slots_change_while_answers_run(engine: Engine) -> None:
     await engine.resize(2)
     late = [asyncio.create_task(text_of(engine, FRANCE)) for _ in range(3)]
     assert {await each for each in (running, *late)} == {"The capital of France is Paris."}
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_arrivals_departures_and_resizes_in_any_order(engine: Engine, seed: int) -> None:
+    """Whoever stays gets the answer that it gets alone, and no slot is lost."""
+    random = Random(seed)
+    sampling = [Sampling(max_new_tokens=random.randint(1, 30), temperature=0) for _ in range(9)]
+    prompts = [f"{'Fact: water is wet. ' * random.randint(0, 15)}Number {n} is" for n in range(len(sampling))]
+
+    async def ask(number: int) -> list[int] | None:
+        await asyncio.sleep(random.uniform(0, 2))
+        asking = asyncio.ensure_future(tokens_of(engine, prompts[number], sampling[number]))
+        if number % 3:
+            return await asking
+        await asyncio.sleep(random.uniform(0, 0.3))
+        asking.cancel()
+        with suppress(asyncio.CancelledError):
+            await asking
+        return None
+
+    async def resize() -> None:
+        for _ in range(3):
+            await asyncio.sleep(random.uniform(0, 1))
+            await engine.resize(random.randint(1, SLOTS + 1))
+
+    *together, _ = await asyncio.wait_for(asyncio.gather(*map(ask, range(len(prompts))), resize()), 300)
+    for number, answer in enumerate(together):
+        if answer is not None:
+            assert answer == await tokens_of(engine, prompts[number], sampling[number])
 
 
 async def test_health_and_close(engine: Engine) -> None:
