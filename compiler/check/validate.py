@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
@@ -77,7 +78,7 @@ def _unknown_key(path: Path, span: Span, schema: type[Schema], error: ErrorDetai
 def _right_key(path: Path, schema: type[Schema], loc: tuple[str | int, ...]) -> str | None:
     """What the user probably meant: a key that exists elsewhere says more than one that looks alike."""
     key, here = str(path[-1]), _dotted(path)
-    places = sorted({_dotted(place) for place in _places(schema, key)})
+    places = _places(schema).get(key, [])
     if here in places:
         members = [str(_tag(model)) for model in _models_at(schema, path[:-1]) if key in _fields(model)]
         return f"`{key}` is a setting of {', '.join(members)}"
@@ -187,10 +188,17 @@ def _description(schema: type[Schema], loc: tuple[str | int, ...]) -> str | None
     return next((" ".join(field.description.split()) for field in fields if field and field.description), None)
 
 
-def _places(schema: type[Schema], key: str, above: Path = ()) -> Iterator[Path]:
-    """Every path in the whole schema whose last step is `key`."""
+@cache
+def _places(schema: type[Schema]) -> dict[str, list[str]]:
+    """Every key of the whole schema, and the paths at which it stands."""
+    places: dict[str, set[str]] = {}
+    for path in _paths(schema):
+        places.setdefault(str(path[-1]), set()).add(_dotted(path))
+    return {key: sorted(paths) for key, paths in places.items()}
+
+
+def _paths(schema: type[Schema], above: Path = ()) -> Iterator[Path]:
     for name, field in _fields(schema).items():
-        if name == key:
-            yield (*above, name)
+        yield (*above, name)
         for model in _models_in(field.annotation):
-            yield from _places(model, key, (*above, name))
+            yield from _paths(model, (*above, name))

@@ -31,6 +31,7 @@ class Project:
     root: Path
     _trees: dict[str, Mapping | ConfigErrors] = field(default_factory=dict)
     _bytes: dict[str, bytes] = field(default_factory=dict)
+    _lines: dict[str, list[str]] = field(default_factory=dict)
 
     @cached_property
     def models(self) -> list[str]:
@@ -69,10 +70,12 @@ class Project:
 
     def line(self, file: str, number: int) -> str | None:
         """One line of a source file, for showing; None where there is none."""
-        try:
-            lines = self._read(file).decode("utf-8", "replace").split("\n")
-        except ConfigErrors:
-            return None
+        lines = self._lines.get(file)
+        if lines is None:
+            try:
+                lines = self._lines[file] = self._read(file).decode("utf-8", "replace").split("\n")
+            except ConfigErrors:
+                return None
         return lines[number - 1].rstrip("\r") if number <= len(lines) else None
 
     def _read(self, file: str) -> bytes:
