@@ -9,6 +9,7 @@ from runtime.api.requests import Border, ValidRequest
 from runtime.api.responses import Delta, Finish
 from runtime.application import ModelArguments, ModelCard, ModelSettings
 from runtime.engines.contract import Engine, Sampling, load
+from runtime.errors import ConfigError, EngineError
 from runtime.text.detokenize import Detokenizer
 from runtime.text.prompt import ChatTemplate
 from runtime.text.stops import StopMatcher
@@ -32,7 +33,7 @@ class Replica:
         return self._loaded()[1].card
 
     async def configure(self, settings: ModelSettings) -> None:
-        """Take new settings; the first ones load the model. Raises ConfigError, EngineError."""
+        """Take new settings; the first ones load the model. Raises ConfigError; EngineError in the warm-up."""
         slots = settings.generation.max_batch_size
         if self._engine is None:
             self._engine = await asyncio.to_thread(self._load, slots)
@@ -41,9 +42,16 @@ class Replica:
             if self._arguments.warmup:
                 await self._warm_up(self._engine)
         else:
-            await self._engine.resize(slots)
+            await self._resize(self._engine, slots)
         self._settings = settings
         self._admission.limit = slots + settings.max_waiting_requests
+
+    async def _resize(self, engine: Engine, slots: int) -> None:
+        try:
+            await engine.resize(slots)
+        except EngineError as error:
+            field = "model_config.generation.max_batch_size"
+            raise ConfigError(field, self._arguments.declared_in, str(error)) from error
 
     def _load(self, slots: int) -> Engine:
         return load(self._arguments, model_folder(self._arguments), slots)

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from runtime.api.routes import create_app
 from runtime.application import GatewayArguments, GatewaySettings, ModelArguments, ModelSettings
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, LLMServeError
 from runtime.gateway import Gateway as GatewayService
 from runtime.replica import Replica
 
@@ -36,7 +36,7 @@ class Model:
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         try:
             await self.replica.configure(ModelSettings.model_validate(user_config))
-        except ConfigError as error:
+        except LLMServeError as error:
             raise error.with_traceback(None) from None  # `serve status` shows it: the message says it all
 
     async def check_health(self) -> None:

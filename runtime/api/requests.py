@@ -57,6 +57,9 @@ class Border:
             raise RequestError("the prompt is empty", param)
         defaults = self.settings.generation.generate_kwargs
         room = self._room(len(prompt), max_tokens, param)
+        if max_tokens is not None and (request.min_tokens or 0) > max_tokens:
+            problem = f"min_tokens ({request.min_tokens}) is above the answer's longest length ({max_tokens})"
+            raise RequestError(problem, "min_tokens")
         requested = [request.stop] if isinstance(request.stop, str) else request.stop or []
         return ValidRequest(
             prompt=prompt,

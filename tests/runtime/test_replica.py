@@ -169,6 +169,17 @@ async def test_new_settings_hold_at_once_and_load_nothing(make_replica, engine, 
     assert text_of(await deltas_of(replica, asking())) == "Hello"
 
 
+async def test_more_slots_than_fit_name_their_field(make_replica, engine, monkeypatch) -> None:
+    replica = await make_replica()
+
+    async def full(_: int) -> None:
+        raise EngineError("not enough memory?")
+
+    monkeypatch.setattr(engine, "resize", full)
+    with pytest.raises(ConfigError, match=r"model_config\.generation\.max_batch_size: not enough memory\?"):
+        await replica.configure(settings_for(max_batch_size=1000))
+
+
 async def test_the_card_follows_the_settings(make_replica) -> None:
     replica = await make_replica()
     described = settings_for().model_dump() | {"card": {"description": "New"}}

@@ -7,9 +7,9 @@ many sequences run.
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 
 import llama_cpp
 
@@ -17,7 +17,7 @@ from runtime.application import ModelArguments
 from runtime.engines.contract import Engine, Limits, Sampling
 from runtime.engines.llama_cpp import LlamaCpp, LlamaKwargs
 from runtime.engines.llama_cpp.model import Context, GgufTokenizer, Model
-from runtime.engines.llama_cpp.worker import Cancel, Close, Message, News, Ping, Request, Resize, Worker
+from runtime.engines.llama_cpp.worker import Cancel, Close, News, Ping, Request, Resize, Worker
 from runtime.errors import ConfigError, EngineError
 from runtime.weights.sources import model_file
 
@@ -52,9 +52,8 @@ class LlamaCppEngine(Engine):
     def __init__(self, model: Model, options: LlamaKwargs, slots: int, threads: int) -> None:
         self._model = model
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._inbox: SimpleQueue[Message] = SimpleQueue()
         make_context = partial(Context, model, options, threads)
-        self._worker = Worker(model, make_context, slots, self._inbox, self._post)
+        self._worker = Worker(model, make_context, slots, self._post)
         self.tokenizer = GgufTokenizer(model)
         self.limits = Limits(self._worker.context.length, model.vocabulary_size)
         self._thread = threading.Thread(target=self._worker.run, name="llama.cpp", daemon=True)
@@ -62,7 +61,8 @@ class LlamaCppEngine(Engine):
 
     async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[list[int], None]:
         request = Request(prompt, sampling, asyncio.Queue())
-        self._send(request)
+        self._running_loop()
+        self._worker.send(request)
         try:
             while True:
                 items = [await request.answer.get()]
@@ -75,7 +75,8 @@ class LlamaCppEngine(Engine):
                 if items[-1] is None:
                     return
         finally:
-            self._inbox.put(Cancel(request))
+            with suppress(EngineError):  # a thread that has stopped has forgotten it already
+                self._worker.send(Cancel(request))
 
     async def resize(self, max_batch_size: int) -> None:
         await self._ask(Resize(max_batch_size, self._running_loop().create_future()))
@@ -84,20 +85,14 @@ class LlamaCppEngine(Engine):
         await self._ask(Ping(self._running_loop().create_future()))
 
     async def close(self) -> None:
-        if self._thread.is_alive():
-            self._inbox.put(Close())
-            await asyncio.to_thread(self._thread.join)
+        with suppress(EngineError):
+            self._worker.send(Close())
+        await asyncio.to_thread(self._thread.join)
         self._model.close()
 
     async def _ask(self, message: Resize | Ping) -> None:
-        self._send(message)
+        self._worker.send(message)
         await message.done
-
-    def _send(self, message: Message) -> None:
-        self._running_loop()
-        if not self._thread.is_alive():
-            raise EngineError("the engine has stopped")
-        self._inbox.put(message)
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         self._loop = asyncio.get_running_loop()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from queue import SimpleQueue
+from threading import Lock
 
 from runtime.engines.contract import Sampling
 from runtime.engines.llama_cpp.model import Context, Model, Sampler
@@ -70,19 +71,27 @@ class Worker:
         model: Model,
         make_context: Callable[[int], Context],
         slots: int,
-        inbox: SimpleQueue[Message],
         post: Callable[[list[News]], None],
     ) -> None:
         self.model = model
         self.make_context = make_context
-        self.inbox = inbox
         self.post = post
+        self.inbox: SimpleQueue[Message] = SimpleQueue()
+        self.gate = Lock()
+        self.stopped = False
         self.context = make_context(slots)
         self.free = set(range(slots))
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
         self.resizes: deque[Resize] = deque()
         self.news: list[News] = []
+
+    def send(self, message: Message) -> None:
+        """Called on the event loop. Raises EngineError when the thread will not read the message any more."""
+        with self.gate:
+            if self.stopped:
+                raise EngineError("the engine has stopped")
+            self.inbox.put(message)
 
     def run(self) -> None:
         """Until a Close message. Whatever ends it, every answer hears of it."""
@@ -98,6 +107,8 @@ class Worker:
             self.context.close()
 
     def _turn_everybody_away(self, reason: EngineError) -> None:
+        with self.gate:
+            self.stopped = True
         while not self.inbox.empty():
             match self.inbox.get():
                 case Request() as request:

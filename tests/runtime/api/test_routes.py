@@ -105,6 +105,7 @@ async def test_do_sample_false_is_greedy_until_the_request_says_otherwise(make_c
         ({"messages": [{"role": "robot", "content": "x"}]}, 400, "messages.0.role", None),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, None, None),
         ({"temperature": "hot"}, 400, "temperature", None),
+        ({"min_tokens": 51}, 400, "min_tokens", None),
         ({"max_tokens": 0}, 400, "max_tokens", None),
         ({"max_tokens": 99}, 400, "messages", "context_length_exceeded"),
         ({"n": 2}, 400, "n", None),
