@@ -19,11 +19,12 @@ import yaml
 from openai.types.chat import ChatCompletionMessageParam
 
 from demo.cluster import BIN, HOST, Cluster
+from demo.cluster import stop as stop_cluster
 from demo.model import REPOSITORY, DemoError, fetch
 
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / ".demo" / "session"
-"""Name of the Ray session that the demo has started."""
+"""Name and process session of the Ray that the demo has started."""
 QUESTION = "What is the capital of France, and what is it famous for? Answer in two sentences."
 START_TIMEOUT_S = 180
 
@@ -60,9 +61,9 @@ def run() -> None:
     with _step(3, "Ray"):
         if not ours:
             _refuse_taken_ports(cluster, http_port)
-            cluster.run(*cluster.start_command())
             STATE.parent.mkdir(exist_ok=True)
-            STATE.write_text(_session(cluster) or "")
+            processes = cluster.start(STATE.with_name("ray.log"))
+            STATE.write_text(f"{cluster.session()} {processes}")
     print(f"      {'already running' if ours else 'started'}; dashboard at {cluster.dashboard}")
     with _step(4, "serve deploy generated/*.yaml"):
         cluster.run("bash", "-c", "serve deploy generated/*.yaml", cwd=ROOT)
@@ -96,7 +97,7 @@ def stop() -> None:
         print("the demo is not running")
         return
     if _our_ray_runs(cluster):
-        cluster.run(str(BIN / "ray"), "stop")
+        stop_cluster(int(STATE.read_text().split()[1]))
         print("stopped")
     STATE.unlink()
 
@@ -123,20 +124,15 @@ def _token() -> str:
     return done.stdout.split()[-1]
 
 
-def _session(cluster: Cluster) -> str | None:
-    version = cluster.get("/api/version")
-    return version["session_name"] if version else None
-
-
 def _our_ray_runs(cluster: Cluster) -> bool:
     """Whether the demo's Ray is up. Raises DemoError when another one is, or something that is no Ray."""
     try:
-        session = _session(cluster)
+        session = cluster.session()
     except DemoError as error:
         session = f"unknown ({error})"
     if session is None:
         return False
-    if STATE.exists() and STATE.read_text() == session:
+    if STATE.exists() and STATE.read_text().split()[:1] == [session]:
         return True
     raise DemoError(
         f"something already listens at {cluster.dashboard}, probably another Ray (session {session}).\n"

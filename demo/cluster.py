@@ -8,17 +8,22 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from demo.model import DemoError
 
 BIN = Path(sys.executable).parent
 HOST = "127.0.0.1"
 FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
-_REQUEST_TIMEOUT_S = 10
+_REQUEST_TIMEOUT_S, _START_TIMEOUT_S, _STOP_TIMEOUT_S = 10, 120, 5
+_STOP_ROUNDS = 3
+"""A process may start others before it is ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +52,31 @@ class Cluster:
             "RAY_worker_niceness": "0",  # at Ray's 15, Serve's proxy may starve on a small machine
         }
 
-    def start_command(self, *options: str) -> list[str]:
-        """`ray start` for this cluster's head."""
+    def start(self, log: Path, *options: str) -> int:
+        """Start the cluster's head in a process session of its own, and wait until it answers; the session's number.
+
+        Raises DemoError with what `ray start` said when it ends, or does not answer in time.
+        """
         ports = (f"--port={self.gcs_port}", f"--dashboard-host={HOST}", f"--dashboard-port={self.dashboard_port}")
-        return [str(BIN / "ray"), "start", "--head", *ports, "--disable-usage-stats", *options]
+        command = [str(BIN / "ray"), "start", "--head", *ports, "--disable-usage-stats", "--block", *options]
+        with log.open("w") as output:
+            head = subprocess.Popen(
+                command, env=self.environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        with ExitStack() as undo:
+            undo.callback(stop, head.pid)
+            while self.session() is None:
+                if head.poll() is not None or time.monotonic() > deadline:
+                    raise DemoError(f"`{' '.join(command)}` failed:\n{log.read_text().strip()}")
+                time.sleep(0.3)
+            undo.pop_all()
+        return head.pid
+
+    def session(self) -> str | None:
+        """Name of the Ray session that answers; None when nothing listens. Raises DemoError otherwise."""
+        version = self.get("/api/version")
+        return str(version["session_name"]) if version else None
 
     def run(self, *command: str, cwd: Path | None = None) -> str:
         """Run a command with the cluster's environment; what it printed. Raises DemoError when it fails."""
@@ -70,7 +96,7 @@ class Cluster:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             raise DemoError(f"{self.dashboard}{path} answers {error.code} {error.reason}") from error
-        except urllib.error.URLError:
+        except OSError:  # nothing there, or nothing any more
             return None
         except ValueError as error:
             raise DemoError(f"{self.dashboard}{path} does not answer as Ray does") from error
@@ -97,6 +123,29 @@ class Cluster:
             if time.monotonic() > deadline:
                 raise DemoError(f"not running after {timeout_s:.0f} s: {statuses}")
             time.sleep(0.5)
+
+
+def stop(session: int) -> None:
+    """End every process of what `Cluster.start` has started, and no other Ray's, as `ray stop` would.
+
+    By force: nothing there holds anything, and a graceful end takes half a minute. Raises DemoError if some stay.
+    """
+    for _ in range(_STOP_ROUNDS):
+        members = [process for process in psutil.process_iter() if _session_of(process.pid) == session]
+        if not members:
+            return
+        for process in members:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(members, timeout=_STOP_TIMEOUT_S)
+    raise DemoError(f"cannot end all processes of Ray: `ps -s {session}` shows the rest")
+
+
+def _session_of(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except (ProcessLookupError, PermissionError):  # it has ended, or is somebody else's
+        return None
 
 
 def _messages(application: dict[str, Any]) -> str:

@@ -2,14 +2,17 @@
 
 import http.server
 import socket
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil
 import pytest
 
 import demo.__main__ as command
-from demo.cluster import HOST, Cluster
+from demo.cluster import HOST, Cluster, stop
 from demo.model import DemoError
 
 
@@ -56,7 +59,7 @@ def test_its_own_ray_is_known_and_anothers_is_left_alone(state) -> None:
     with server({"/api/version": '{"session_name": "session_1"}'}) as port:
         with pytest.raises(DemoError, match=r"another Ray \(session session_1\)(.*\n)*Stop it with `ray stop`"):
             command._our_ray_runs(cluster(port))
-        state.write_text("session_1")
+        state.write_text("session_1 4711")
         assert command._our_ray_runs(cluster(port))
 
 
@@ -92,6 +95,24 @@ def test_the_wait_has_an_end() -> None:
 def test_a_command_that_fails_shows_its_output() -> None:
     with pytest.raises(DemoError, match="`bash -c echo why; exit 3` failed:\nwhy"):
         cluster(free_port()).run("bash", "-c", "echo why; exit 3")
+
+
+def test_a_ray_that_does_not_start_says_why(tmp_path) -> None:
+    with pytest.raises(DemoError, match=r"--nonsense` failed:\n(.*\n)*.*[Nn]o such option"):
+        Cluster(free_port(), free_port(), "").start(tmp_path / "ray.log", "--nonsense")
+
+
+def test_stop_ends_a_session_whole_and_nothing_else() -> None:
+    """Ray's workers and HAProxy have process groups of their own in the session of their head."""
+    program = "set -m; sleep 600 & sleep 600 & wait"
+    ours, others = (subprocess.Popen(["bash", "-c", program], start_new_session=True) for _ in range(2))
+    while len(psutil.Process(ours.pid).children()) < 2:
+        time.sleep(0.01)
+    children = psutil.Process(ours.pid).children()
+    stop(ours.pid)
+    assert psutil.wait_procs(children, timeout=5)[1] == []
+    assert others.poll() is None
+    stop(others.pid)
 
 
 def test_verbs(state, capsys) -> None:

@@ -1,11 +1,8 @@
 """One real Ray cluster for all end-to-end tests, deployed from what `llm-serve compile` writes."""
 
-import os
 import secrets
 import shutil
-import signal
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,12 +11,12 @@ from pathlib import Path
 import openai
 import pytest
 
-from demo.cluster import FAILED, HOST, Cluster
+from demo.cluster import FAILED, HOST, Cluster, stop
 from demo.model import FILENAME, REPOSITORY, fetch
 
 REPO = Path(__file__).resolve().parents[2]
 SMOLLM2 = REPOSITORY.replace("/", "--")
-START_TIMEOUT_S, DEPLOY_TIMEOUT_S = 120, 240
+DEPLOY_TIMEOUT_S = 240
 
 MODEL = """\
 extends: {base}
@@ -120,31 +117,13 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterato
     _write_project(project, http)
     # Ports of its own, so that a Ray which runs on this machine already is not in the way.
     options = (f"--ray-client-server-port={client_server}", "--dashboard-agent-listen-port=0")
-    options += ("--min-worker-port=0", "--max-worker-port=0", "--num-cpus=4", "--block")
-    log = project / "ray.log"
-    with log.open("w") as output:
-        head = subprocess.Popen(
-            cluster.start_command(*options),
-            env=cluster.environment,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+    options += ("--min-worker-port=0", "--max-worker-port=0", "--num-cpus=4")
+    session = cluster.start(project / "ray.log", *options)
     try:
-        _wait_for_ray(cluster, head, log)
         running = Deployment(cluster, project, http)
         running.deploy()
         running.wait_until_settled()
         yield running
     finally:
         patch.undo()
-        cluster.run("serve", "shutdown", "--yes")  # ends HAProxy, which has a process group of its own
-        os.killpg(head.pid, signal.SIGKILL)  # the rest is of no use to anybody, and Ray takes its time to go
-        head.wait()
-
-
-def _wait_for_ray(cluster: Cluster, head: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while cluster.get("/api/version") is None:
-        assert head.poll() is None and time.monotonic() < deadline, log.read_text()
-        time.sleep(0.3)
+        stop(session)

@@ -70,7 +70,7 @@ def test_completions_take_the_prompt_as_it_is(deployment) -> None:
 
 async def test_two_streams_run_at_the_same_time(deployment) -> None:
     """A short answer that starts after a long one is there before it."""
-    client = openai.AsyncOpenAI(base_url=f"{deployment.url}/v1", api_key="none", max_retries=0)
+    client = openai.AsyncOpenAI(base_url=f"{deployment.url}/v1", api_key="none", max_retries=0, timeout=120)
     began, done = asyncio.Event(), []
 
     async def ask(length: int) -> None:
