@@ -92,7 +92,7 @@ def _compile(options: argparse.Namespace) -> int:
     from compiler import report
     from compiler.build.publish import differences, ours, publish
     from compiler.diagnostics import ConfigErrors
-    from compiler.pipeline import compile_project
+    from compiler.pipeline import compile_project, outputs
     from compiler.source.project import Project, find_root
 
     root = find_root(options.root or Path.cwd())
@@ -103,7 +103,7 @@ def _compile(options: argparse.Namespace) -> int:
     start = time.perf_counter()
     try:
         compiled = compile_project(project)
-        changes, foreign = ours(root, differences(root, compiled.outputs))
+        changes, foreign = ours(root, differences(root, outputs(compiled)))
         if not options.check:
             publish(root, changes)
     except ConfigErrors as errors:
@@ -113,7 +113,7 @@ def _compile(options: argparse.Namespace) -> int:
             report.print_diagnostics(errors.diagnostics, project.line)
         return WRONG_CONFIG
     seconds = time.perf_counter() - start
-    warnings = [*compiled.warnings, *foreign]
+    warnings = [*compiled.found, *foreign]
     if options.format == "json":
         report.print_json(warnings, {"changes": [change.path for change in changes]})
     else:
@@ -121,7 +121,7 @@ def _compile(options: argparse.Namespace) -> int:
         if options.check:
             report.print_differences(changes, foreign)
         else:
-            report.print_compiled(len(compiled.models), len(compiled.clusters), seconds, changes)
+            report.print_compiled(len(compiled.enabled), len(compiled.clusters), seconds, changes)
     return DIFFERENT if options.check and (changes or foreign) else OK
 
 

@@ -10,6 +10,7 @@ from typing import TextIO
 
 from compiler.build.publish import Change
 from compiler.diagnostics import Diagnostic, Label, Severity, in_order
+from compiler.source.secrets import masked
 
 MAX_SHOWN = 110
 """Characters of a source line that are shown; longer ones are cut around the place."""
@@ -132,5 +133,8 @@ def _excerpt(text: str, label: Label) -> tuple[str, int, int]:
 
 
 def _printable(text: str) -> str:
-    """What a config file says must not steer the terminal. One character stays one, for the carets."""
-    return "".join(char if char.isprintable() else "\N{MIDDLE DOT}" for char in text)
+    """What a config file says must not steer the terminal, nor get its secrets into a log.
+
+    One character stays one, for the carets.
+    """
+    return "".join(char if char.isprintable() else "\N{MIDDLE DOT}" for char in masked(text))

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_
 
 from runtime.engines import ENGINES, engine_named
 from runtime.engines.spec import EngineSpec, InitializerConfig
-from runtime.schema import PATH_PATTERN, Schema
+from runtime.schema import PATH_PATTERN, Schema, contradiction
 from runtime.schema.deployment import DeploymentConfig, RuntimeEnv
 from runtime.schema.generation import GenerationConfig
 from runtime.schema.scaling import ScalingConfig
@@ -69,9 +69,10 @@ class Initialization(Schema):
     @model_validator(mode="after")
     def _pipeline_fits_engine(self) -> Self:
         if self.pipeline is not None and self.pipeline not in self.engine.pipelines:
-            raise ValueError(
-                f"pipeline {self.pipeline!r} does not go with {self.engine.name}; "
-                f"leave it out, or use one of: {', '.join(self.engine.pipelines)}"
+            raise contradiction(
+                f"pipeline `{self.pipeline}` does not go with {self.engine.name}; "
+                f"leave it out, or use one of: {', '.join(self.engine.pipelines)}",
+                "pipeline",
             )
         return self
 
@@ -141,6 +142,8 @@ class ModelArguments(Schema):
     """How to get the model into memory."""
     scaling_config: ScalingConfig
     """The workers of one replica."""
+    environment: dict[str, str] | None = None
+    """Variables of the model's processes that take the value of one of the node's: name -> the node's name."""
 
     @property
     def repository(self) -> str:

@@ -1,6 +1,7 @@
 """One replica: an engine, its text, its limits. Knows nothing of Ray."""
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -54,6 +55,7 @@ class Replica:
             raise ConfigError(field, self._arguments.declared_in, str(error)) from error
 
     def _load(self, slots: int) -> Engine:
+        os.environ.update(_from_node(self._arguments))
         return load(self._arguments, model_folder(self._arguments), slots)
 
     @staticmethod
@@ -103,3 +105,14 @@ class Replica:
     def _loaded(self) -> tuple[Engine, ModelSettings]:
         assert self._engine is not None and self._settings is not None  # Ray configures before it sends requests
         return self._engine, self._settings
+
+
+def _from_node(arguments: ModelArguments) -> dict[str, str]:
+    """The variables that the registry file takes from the node, with their values. Raises ConfigError."""
+    wanted = arguments.environment or {}
+    missing = [name for name in wanted.values() if name not in os.environ]
+    if missing:
+        field = "model_config.initialization.runtime_env.env_vars"
+        problem = f"this node has no environment variable {', '.join(missing)}; set it where `ray start` runs"
+        raise ConfigError(field, arguments.declared_in, problem)
+    return {name: os.environ[node_name] for name, node_name in wanted.items()}

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, JsonValue, PositiveFloat, PositiveInt
 
 from runtime.schema import Schema
 
@@ -32,5 +32,9 @@ class ClusterSpec(Schema):
     """Names of model files, or globs such as `mosaicml--*`."""
     http: HttpOptions = HttpOptions()
     """Where Ray's proxies listen."""
+    hardware: list[str] = []
+    """The hardware profiles of its nodes, such as `hardware/g5`. When left out: all that base/hardware/ has."""
+    overlay: dict[str, JsonValue] = {}
+    """A layer over every model of the cluster, in the form of a model file: tags and all."""
     gateway: GatewayOptions = GatewayOptions()
     """The gateway application."""

@@ -1,82 +1,168 @@
-"""Fields that have moved, in one table: old files compile, with a warning that says what to write.
+"""Fields that have moved or gone, in one table: old files compile, with a warning that says what to write.
 
-Sources: Ray Serve 2.60 `AutoscalingConfig` and `DeploymentSchema`; llm-inference, which called `model_config`
+Sources: Ray Serve 2.60 `AutoscalingConfig` and `DeploymentSchema`; transformers 5.23 `PreTrainedModel.from_pretrained`;
+vLLM 0.33 `EngineArgs`; DeepSpeed 0.19 `DeepSpeedInferenceConfig`; llm-inference, which called `model_config`
 `model_conf` for a while.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from collections.abc import Mapping as Dict
+from dataclasses import dataclass, field, replace
 
-from compiler.diagnostics import ConfigErrors, Diagnostic, Label
-from compiler.source.tree import Entry, Mapping, Scalar, inline
+from compiler.diagnostics import Diagnostic, Fix, Label
+from compiler.source.tree import Entry, Mapping, Node, Scalar, ScalarValue, find, inline
 
 Path = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Rename:
-    """`old` in the mapping at `parent` is called `new` today; several names if its meaning was split."""
+    """`old` in the mapping at `parent` stands at the paths `new` today; several if its meaning was split.
+
+    `values` translates values; one that it does not list has no meaning any more. Without `new` the field is gone,
+    and `gone` says why.
+    """
 
     parent: Path
     old: str
-    new: tuple[str, ...]
+    new: tuple[Path, ...] = ()
+    values: Dict[ScalarValue, ScalarValue] = field(default_factory=dict, hash=False)
+    gone: str = ""
 
 
 _DEPLOYMENT: Path = ("deployment_config",)
-_AUTOSCALING: Path = ("deployment_config", "autoscaling_config")
+_AUTOSCALING: Path = (*_DEPLOYMENT, "autoscaling_config")
+_INITIALIZER: Path = ("model_config", "initialization", "initializer")
+_TRANSFORMERS: Path = (*_INITIALIZER, "from_pretrained_kwargs")
+_VLLM: Path = (*_INITIALIZER, "engine_kwargs")
+_DEEPSPEED: Path = (*_INITIALIZER, "ds_inference_kwargs")
+
+
+def _within(parent: Path, old: str, *new: str) -> Rename:
+    return Rename(parent, old, tuple((*parent, *name.split(".")) for name in new))
+
+
+_ATTENTION: Path = (*_INITIALIZER, "attn_implementation")
 
 RENAMES = (
-    Rename((), "model_conf", ("model_config",)),
-    Rename(_DEPLOYMENT, "max_concurrent_queries", ("max_ongoing_requests",)),
-    Rename(_AUTOSCALING, "target_num_ongoing_requests_per_replica", ("target_ongoing_requests",)),
-    Rename(_AUTOSCALING, "smoothing_factor", ("upscaling_factor", "downscaling_factor")),
-    Rename(_AUTOSCALING, "upscale_smoothing_factor", ("upscaling_factor",)),
-    Rename(_AUTOSCALING, "downscale_smoothing_factor", ("downscaling_factor",)),
+    _within((), "model_conf", "model_config"),
+    _within(_DEPLOYMENT, "max_concurrent_queries", "max_ongoing_requests"),
+    _within(_AUTOSCALING, "target_num_ongoing_requests_per_replica", "target_ongoing_requests"),
+    _within(_AUTOSCALING, "smoothing_factor", "upscaling_factor", "downscaling_factor"),
+    _within(_AUTOSCALING, "upscale_smoothing_factor", "upscaling_factor"),
+    _within(_AUTOSCALING, "downscale_smoothing_factor", "downscaling_factor"),
+    Rename(
+        _INITIALIZER, "use_bettertransformer", (_ATTENTION,), {True: "sdpa"}, "transformers 5 has no BetterTransformer"
+    ),
+    Rename(_TRANSFORMERS, "torch_dtype", ((*_INITIALIZER, "dtype"),)),
+    Rename(_TRANSFORMERS, "use_flash_attention_2", (_ATTENTION,), {True: "flash_attention_2"}, "it is off anyway"),
+    _within(_TRANSFORMERS, "load_in_8bit", "quantization_config.load_in_8bit"),
+    _within(_TRANSFORMERS, "load_in_4bit", "quantization_config.load_in_4bit"),
+    _within(_TRANSFORMERS, "use_auth_token", "token"),
+    Rename(_TRANSFORMERS, "low_cpu_mem_usage", gone="transformers 5 always loads so"),
+    Rename(_TRANSFORMERS, "resume_download", gone="downloads always resume"),
 )
 """Outer names come first: a later row finds its parent under the parent's new name."""
 
 
 def modernize(tree: Mapping) -> tuple[Mapping, list[Diagnostic]]:
-    """One layer with today's names, and a warning for each old one.
-
-    Raises ConfigErrors where a layer sets a field under both names.
-    """
+    """One layer with today's names, with a warning for each old one and an error where both are set."""
     found: list[Diagnostic] = []
     for rename in RENAMES:
-        tree = _apply(rename, tree, rename.parent, found)
-    if any(diagnostic.code == "E305" for diagnostic in found):
-        raise ConfigErrors(found)
+        parent, _, reached = find(tree, rename.parent)
+        if reached == rename.parent and isinstance(parent, Mapping) and rename.old in parent.entries:
+            tree = _apply(rename, tree, parent.entries[rename.old], found)
     return tree, found
 
 
-def _apply(rename: Rename, tree: Mapping, path: Path, found: list[Diagnostic]) -> Mapping:
-    if path:
-        entry = tree.entries.get(path[0])
-        if entry is None or not isinstance(entry.value, Mapping):
-            return tree
-        below = _apply(rename, entry.value, path[1:], found)
-        return replace(tree, entries={**tree.entries, path[0]: replace(entry, value=below)})
-    if rename.old not in tree.entries:
-        return tree
-    old = tree.entries[rename.old]
-    today = " and ".join(f"`{name}`" for name in rename.new)
-    for name in rename.new:
-        if name in tree.entries:
-            there = Label(tree.entries[name].key_span, "today's name")
-            message = f"`{rename.old}` and `{name}` are the same field"
-            found.append(Diagnostic("E305", message, Label(old.key_span, "old name"), (there,), "remove the old one"))
-            return tree
-    found.append(
-        Diagnostic("W301", f"`{rename.old}` is called {today} now", Label(old.key_span), help=_advice(rename, old))
-    )
-    entries: dict[str, Entry] = {}
-    for key, entry in tree.entries.items():
-        if key == rename.old:
-            entries |= {name: Entry(name, old.key_span, old.value) for name in rename.new}
-        else:
-            entries[key] = entry
-    return replace(tree, entries=entries)
+def _apply(rename: Rename, tree: Mapping, old: Entry, found: list[Diagnostic]) -> Mapping:
+    taken = next((path for path in rename.new if find(tree, path)[2] == path), None)
+    if taken:
+        there = Label(find(tree, taken)[1], "today's name")
+        message = f"`{rename.old}` and `{taken[-1]}` are the same field"
+        found.append(Diagnostic("E305", message, Label(old.key_span, "old name"), (there,), "remove the old one"))
+        return _without(tree, (*rename.parent, rename.old))
+    value = _today(rename, old.value)
+    if value is None:
+        found.append(_gone(rename, old))
+        return _without(tree, (*rename.parent, rename.old))
+    names = " and ".join(f"`{_place(rename, path)}`" for path in rename.new)
+    fix = None
+    if isinstance(value, Scalar) and value.tag is None:
+        fix = Fix((*rename.parent, rename.old), tuple((path, value.value) for path in rename.new))
+    message = f"`{rename.old}` is called {names} now"
+    found.append(Diagnostic("W301", message, Label(old.key_span), help=_advice(rename, value), fix=fix))
+    if all(path[:-1] == rename.parent for path in rename.new):
+        return _replaced(tree, rename, Entry(rename.old, old.key_span, value))
+    tree = _without(tree, (*rename.parent, rename.old))
+    for path in rename.new:
+        tree = _with(tree, path, Entry(path[-1], old.key_span, value))
+    return tree
 
 
-def _advice(rename: Rename, old: Entry) -> str:
-    value = f" {inline(old.value.value)}" if isinstance(old.value, Scalar) else ""
-    return "write " + " and ".join(f"`{name}:{value}`" for name in rename.new)
+def _today(rename: Rename, value: Node) -> Node | None:
+    """The value that says the same today; None where there is nothing to say."""
+    if not rename.new:
+        return None
+    if not rename.values:
+        return value
+    if not isinstance(value, Scalar) or value.tag is not None or value.value not in rename.values:
+        return None
+    return replace(value, value=rename.values[value.value])
+
+
+def _gone(rename: Rename, old: Entry) -> Diagnostic:
+    fix = Fix((*rename.parent, rename.old))
+    message = f"`{rename.old}` has no effect any more: {rename.gone}"
+    return Diagnostic("W302", message, Label(old.key_span), help="remove it", fix=fix)
+
+
+def _place(rename: Rename, path: Path) -> str:
+    """The new name as seen from the old one, and the whole path where it has moved up."""
+    own = path[: len(rename.parent)] == rename.parent
+    return ".".join(path[len(rename.parent) :] if own else path)
+
+
+def _advice(rename: Rename, value: Node) -> str:
+    text = f" {inline(value.value)}" if isinstance(value, Scalar) else ""
+    return "write " + " and ".join(f"`{_place(rename, path)}:{text}`" for path in rename.new)
+
+
+def _replaced(tree: Mapping, rename: Rename, old: Entry) -> Mapping:
+    """`tree` with the new entries where the old one stood."""
+
+    def renamed(parent: Mapping) -> Mapping:
+        entries: dict[str, Entry] = {}
+        for key, entry in parent.entries.items():
+            new = {path[-1]: replace(old, key=path[-1]) for path in rename.new}
+            entries |= new if key == rename.old else {key: entry}
+        return replace(parent, entries=entries)
+
+    return _at(tree, rename.parent, renamed)
+
+
+def _without(tree: Mapping, path: Path) -> Mapping:
+    def shorter(parent: Mapping) -> Mapping:
+        return replace(parent, entries={key: entry for key, entry in parent.entries.items() if key != path[-1]})
+
+    return _at(tree, path[:-1], shorter)
+
+
+def _with(tree: Mapping, path: Path, entry: Entry) -> Mapping:
+    def longer(parent: Mapping) -> Mapping:
+        return replace(parent, entries={**parent.entries, path[-1]: entry})
+
+    return _at(tree, path[:-1], longer, entry)
+
+
+def _at(tree: Mapping, path: Path, change: Callable[[Mapping], Mapping], new: Entry | None = None) -> Mapping:
+    """`tree` with the mapping at `path` changed; made where there is none, for a `new` entry."""
+    if not path:
+        return change(tree)
+    entry = tree.entries.get(path[0])
+    if entry is None or not isinstance(entry.value, Mapping):
+        assert new is not None
+        entry = Entry(path[0], new.key_span, Mapping({}, new.value.span))
+    assert isinstance(entry.value, Mapping)
+    below = _at(entry.value, path[1:], change, new)
+    return replace(tree, entries={**tree.entries, path[0]: replace(entry, value=below)})

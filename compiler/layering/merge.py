@@ -1,100 +1,271 @@
 """Merging layers, and what became of each value.
 
-Mappings merge; scalars and lists replace. A replaced definition is kept on the winner, so that every value of
-the result knows where it was set, and over what it won.
+Mappings merge; scalars and lists replace; tags say the rest. What a layer said is kept on the result, so that every
+value knows where it was set, and over what it won.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from collections.abc import Mapping as Dict
+from dataclasses import dataclass, field, replace
 
-from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span
+from compiler.diagnostics import Diagnostic, Label, Span
 from compiler.layering.layers import EXTENDS, Layer
-from compiler.source.tree import Entry, Mapping, Node, Scalar, kind
+from compiler.source import tags
+from compiler.source.tree import Entry, Mapping, Node, Plain, Scalar, Sequence, definitions, inline, kind, plain, same
 
 Path = tuple[str, ...]
 
-ENABLED = "enabled"
-"""Says something of its file alone, as `extends` does: what lies on a disabled model is not disabled."""
+ENABLED, WAIVE = "enabled", "waive"
+"""Say something of their file alone, as `extends` does: what lies on a disabled model is not disabled."""
+
+_NOTHING = Mapping({}, Span("", 1, 1, 1, 1))
 
 
 @dataclass(frozen=True, slots=True)
-class Discriminator:
-    """A key whose value chooses the meaning of its siblings: a new value drops those that were inherited."""
+class Rules:
+    """What the schema says of merging.
 
-    path: Path
-    key: str
-
-
-def merge(layers: list[Layer], discriminators: Iterable[Discriminator] = ()) -> Mapping:
-    """All layers in one tree, without what each says of its own file; the last layer wins.
-
-    Raises ConfigErrors with every place where a mapping meets a value.
+    `discriminators`: mappings by their path, and the key whose value chooses the meaning of its siblings: a new value
+    drops those that were inherited. `identities`: lists whose items merge by what this function says they are about.
     """
-    by_path = {discriminator.path: discriminator.key for discriminator in discriminators}
-    found: list[Diagnostic] = []
+
+    discriminators: Dict[Path, str] = field(default_factory=dict)
+    identities: Dict[Path, Callable[[Plain], str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """All layers in one tree. `below`: all but the last. `found`: every place where layers do not fit together."""
+
+    tree: Mapping
+    below: Mapping
+    found: tuple[Diagnostic, ...]
+
+
+def merge(layers: list[Layer], rules: Rules | None = None) -> Merged:
+    """All layers in one tree, without what each says of its own file; the last layer wins."""
     *lower, top = layers
-    trees = [*(_without(layer.tree, EXTENDS, ENABLED) for layer in lower), _without(top.tree, EXTENDS)]
-    merged = trees[0]
-    for tree in trees[1:]:
-        merged = _merge_mappings(merged, tree, (), by_path, found)
-    if found:
-        raise ConfigErrors(found)
-    return merged
+    merger = _Merger(rules or Rules())
+    below: Mapping | None = None
+    for layer in lower:
+        below = merger.lay(below, _without(layer.tree, EXTENDS, WAIVE, ENABLED))
+    tree = merger.lay(below, _without(top.tree, EXTENDS, WAIVE))
+    return Merged(tree, below or _NOTHING, tuple(merger.found))
 
 
 def _without(tree: Mapping, *keys: str) -> Mapping:
+    if not any(key in tree.entries for key in keys):
+        return tree
     return replace(tree, entries={key: entry for key, entry in tree.entries.items() if key not in keys})
 
 
-def _merge_mappings(
-    lower: Mapping, upper: Mapping, path: Path, discriminators: dict[Path, str], found: list[Diagnostic]
-) -> Mapping:
-    if path in discriminators and _changes(lower, upper, discriminators[path]):
-        kept = lower.get(discriminators[path])
-        entries = {} if kept is None else {discriminators[path]: lower.entries[discriminators[path]]}
-    else:
-        entries = dict(lower.entries)
-    for key, entry in upper.entries.items():
-        below = entries.get(key)
-        value = entry.value if below is None else _merge(below.value, entry, (*path, key), discriminators, found)
-        entries[key] = Entry(key, entry.key_span, value)
-    return Mapping(entries, upper.span, _history(lower, upper))
+@dataclass(slots=True)
+class _Merger:
+    """Lays one layer on another. `finals`: the final values so far, each as tag and as value."""
+
+    rules: Rules
+    found: list[Diagnostic] = field(default_factory=list)
+    finals: dict[Path, tuple[Node, Node]] = field(default_factory=dict)
+
+    def lay(self, lower: Mapping | None, upper: Mapping) -> Mapping:
+        merged = self._mapping(lower, upper, ())
+        tagged = dict(_tagged(upper, (tags.FINAL, tags.FORCE)))
+        self._hold_finals(merged, {path: node for path, node in tagged.items() if node.tag == tags.FORCE}, upper)
+        for path, node in tagged.items():
+            value = _at(merged, path)
+            if node.tag == tags.FINAL and value is not None:
+                self.finals[path] = (node, value)
+        return merged
+
+    def _mapping(self, lower: Mapping | None, upper: Mapping, path: Path) -> Mapping:
+        entries, dropped = self._inherited(lower or _NOTHING, upper, path)
+        for key, entry in upper.entries.items():
+            below = entries.pop(key).value if key in entries else None
+            value = self._value(below, entry.value, (*path, key))
+            if value is None:
+                if below is not None:
+                    dropped[key] = replace(entry.value, layers=_layers(below, entry.value))
+                continue
+            if below is None and key in dropped:
+                value = replace(value, layers=_layers(dropped.pop(key), value))
+            entries[key] = Entry(key, entry.key_span, value)
+        in_order = {key: entries[key] for key in (*(lower or _NOTHING).entries, *upper.entries) if key in entries}
+        return Mapping(in_order, upper.span, upper.tag, _layers(lower, upper), dropped)
+
+    def _inherited(self, lower: Mapping, upper: Mapping, path: Path) -> tuple[dict[str, Entry], dict[str, Node]]:
+        """The entries that stay when `upper` chooses the meaning of the mapping, and what is dropped."""
+        key = self.rules.discriminators.get(path)
+        chosen = upper.get(key) if key else None
+        if key is None or chosen is None or not _changes(lower.get(key), chosen):
+            return dict(lower.entries), dict(lower.dropped)
+        gone = {
+            name: replace(chosen, layers=_layers(entry.value, chosen))
+            for name, entry in lower.entries.items()
+            if name != key
+        }
+        return {key: lower.entries[key]}, {**lower.dropped, **gone}
+
+    def _value(self, lower: Node | None, upper: Node, path: Path) -> Node | None:
+        """What `upper` makes of `lower`; None where it unsets it."""
+        if upper.tag in (
+            tags.UNSET,
+            tags.REPLACE,
+            tags.APPEND,
+            tags.PREPEND,
+            tags.REMOVE,
+        ) and not self._has_something_to_do(lower, upper, path):
+            return None if upper.tag == tags.UNSET else self._alone(upper, path)
+        match upper.tag, lower, upper:
+            case tags.UNSET, _, _:
+                return None
+            case tags.APPEND | tags.PREPEND | tags.REMOVE, Sequence(), Sequence():
+                items = self._edited(lower, upper, path)
+            case tags.REPLACE, _, _:
+                return self._over(lower, upper, path)
+            case _, Mapping(), Mapping():
+                return self._mapping(lower, upper, path)
+            case _, Sequence(), Sequence() if path in self.rules.identities:
+                items = _by_identity(lower, upper, self.rules.identities[path])
+            case _:
+                if lower is not None and isinstance(lower, Mapping) != isinstance(upper, Mapping):
+                    self._clash(lower, upper, path)
+                return self._over(lower, upper, path)
+        return Sequence(items, upper.span, upper.tag, _layers(lower, upper))
+
+    def _over(self, lower: Node | None, upper: Node, path: Path) -> Node:
+        return replace(self._alone(upper, path), layers=_layers(lower, upper))
+
+    def _alone(self, node: Node, path: Path) -> Node:
+        """`node` with nothing under it."""
+        return self._mapping(None, node, path) if isinstance(node, Mapping) else node
+
+    def _has_something_to_do(self, lower: Node | None, upper: Node, path: Path) -> bool:
+        match upper.tag:
+            case tags.UNSET:
+                fits, needed = lower is not None, "a value"
+            case tags.REPLACE if isinstance(upper, Mapping):
+                fits, needed = isinstance(lower, Mapping), "a mapping"
+            case tags.REPLACE:
+                fits, needed = isinstance(lower, Sequence), "a list"
+                if path not in self.rules.identities:
+                    self._idle(upper, f"`{_dotted(path)}` is a list, which replaces the one below anyway")
+                    return True
+            case _:
+                fits, needed = isinstance(lower, Sequence), "a list"
+        if not fits:
+            below = f"{kind(lower)} below" if lower is not None else "nothing below"
+            self._idle(upper, f"`{_dotted(path)}` has {below}; {upper.tag} needs {needed}", lower)
+        return fits
+
+    def _edited(self, lower: Sequence, upper: Sequence, path: Path) -> tuple[Node, ...]:
+        if upper.tag == tags.APPEND:
+            return (*lower.items, *upper.items)
+        if upper.tag == tags.PREPEND:
+            return (*upper.items, *lower.items)
+        for item in upper.items:
+            if not any(same(item, each) for each in lower.items):
+                self._idle(
+                    replace(item, tag=tags.REMOVE), f"`{_dotted(path)}` has no item `{inline(plain(item))}`", lower
+                )
+        return tuple(item for item in lower.items if not any(same(item, gone) for gone in upper.items))
+
+    def _hold_finals(self, merged: Mapping, forced: dict[Path, Node], upper: Mapping) -> None:
+        """Every final value is as it was, or a `!force` says why not; every `!force` has a final value to override."""
+        idle = dict(forced)
+        for path, (tag, value) in list(self.finals.items()):
+            related = [at for at in forced if at[: len(path)] == path or path[: len(at)] == at]
+            for at in related:
+                idle.pop(at, None)
+            now = _at(merged, path)
+            if now is not None and same(now, value):
+                continue
+            if related or _is_dropped(merged, path):
+                del self.finals[path]
+                continue
+            self.found.append(_changes_final(path, tag, _nearest(upper, path)))
+        for path, node in idle.items():
+            self._idle(node, f"nothing below says that `{_dotted(path)}` is final")
+
+    def _idle(self, node: Node, reason: str, lower: Node | None = None) -> None:
+        others = (Label(_first_line(lower.span), kind(lower)),) if lower is not None else ()
+        message = f"{node.tag} has nothing to act on: {reason}"
+        self.found.append(Diagnostic("E208", message, Label(_first_line(node.span)), others))
+
+    def _clash(self, lower: Node, upper: Node, path: Path) -> None:
+        """A mapping meets a value. `null` says "none of it", so it goes with every kind."""
+        if any(isinstance(node, Scalar) and node.value is None for node in (lower, upper)):
+            return
+        message = f"`{_dotted(path)}` is {kind(upper)} here and {kind(lower)} below: they cannot be merged"
+        here, below = (Label(_first_line(node.span), kind(node)) for node in (upper, lower))
+        self.found.append(Diagnostic("E206", message, here, (below,)))
 
 
-def _merge(lower: Node, entry: Entry, path: Path, discriminators: dict[Path, str], found: list[Diagnostic]) -> Node:
-    upper = entry.value
-    if isinstance(lower, Mapping) and isinstance(upper, Mapping):
-        return _merge_mappings(lower, upper, path, discriminators, found)
-    if isinstance(lower, Mapping) != isinstance(upper, Mapping) and not _either_is_null(lower, upper):
-        found.append(_clash(lower, upper, path))
-    return replace(upper, overridden=_history(lower, upper))
+def _changes_final(path: Path, final: Node, culprit: Node) -> Diagnostic:
+    problem = f"`{_dotted(path)}` is final, and this layer changes it"
+    place = Label(_first_line(final.span), "final here")
+    advice = f"put `{tags.FORCE}` before the value if it has to be another one here"
+    return Diagnostic("E207", problem, Label(_first_line(culprit.span)), (place,), advice)
 
 
-def _either_is_null(lower: Node, upper: Node) -> bool:
-    """`null` says "none of it", so it goes with every kind."""
-    return any(isinstance(node, Scalar) and node.value is None for node in (lower, upper))
+def _layers(lower: Node | None, upper: Node) -> tuple[Node, ...]:
+    return upper.layers if lower is None else (*definitions(upper), *definitions(lower))
 
 
-def _history(lower: Node, upper: Node) -> tuple[Node, ...]:
-    return (*upper.overridden, replace(lower, overridden=()), *lower.overridden)
+def _by_identity(lower: Sequence, upper: Sequence, identity: Callable[[Plain], str]) -> tuple[Node, ...]:
+    """`lower` with each item that `upper` says something else about in its place, and the new ones behind."""
+    own = {identity(plain(item)): item for item in upper.items}
+    kept = [own.pop(identity(plain(item)), item) for item in lower.items]
+    return (*kept, *own.values())
 
 
-def _changes(lower: Mapping, upper: Mapping, key: str) -> bool:
-    """Whether `upper` sets another value at `key`, letter case aside."""
-    before, after = lower.get(key), upper.get(key)
+def _changes(before: Node | None, after: Node) -> bool:
+    """Whether a discriminator gets another value, letter case aside."""
     if not isinstance(before, Scalar) or not isinstance(after, Scalar):
         return False
     return str(before.value).casefold() != str(after.value).casefold()
 
 
-def _clash(lower: Node, upper: Node, path: Path) -> Diagnostic:
-    message = f"`{'.'.join(path)}` is {kind(upper)} here and {kind(lower)} below: they cannot be merged"
-    return Diagnostic(
-        "E206",
-        message,
-        Label(_first_line(upper.span), kind(upper)),
-        (Label(_first_line(lower.span), kind(lower)),),
-    )
+def _tagged(node: Node, wanted: tuple[str, ...], path: Path = ()) -> Iterator[tuple[Path, Node]]:
+    if node.tag in wanted:
+        yield path, node
+    if isinstance(node, Mapping):
+        for key, entry in node.entries.items():
+            yield from _tagged(entry.value, wanted, (*path, key))
+
+
+def _at(tree: Node, path: Path) -> Node | None:
+    for step in path:
+        below = tree.get(step) if isinstance(tree, Mapping) else None
+        if below is None:
+            return None
+        tree = below
+    return tree
+
+
+def _is_dropped(tree: Node, path: Path) -> bool:
+    """Whether a new discriminator has taken the meaning of `path` away."""
+    for step in path:
+        if isinstance(tree, Mapping) and step in tree.dropped:
+            return tree.dropped[step].tag != tags.UNSET
+        below = tree.get(step) if isinstance(tree, Mapping) else None
+        if below is None:
+            return False
+        tree = below
+    return False
+
+
+def _nearest(tree: Node, path: Path) -> Node:
+    """The node at `path`, or the last one on the way to it."""
+    for step in path:
+        below = tree.get(step) if isinstance(tree, Mapping) else None
+        if below is None:
+            return tree
+        tree = below
+    return tree
+
+
+def _dotted(path: Path) -> str:
+    return ".".join(path)
 
 
 def _first_line(span: Span) -> Span:

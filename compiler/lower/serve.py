@@ -65,6 +65,7 @@ def model_application(model: Model) -> Document:
     """One model as one Serve application."""
     spec = model.spec
     initialization = spec.model.initialization
+    runtime_env = initialization.runtime_env
     arguments = ModelArguments(
         name=model.name,
         declared_in=model.file,
@@ -72,14 +73,15 @@ def model_application(model: Model) -> Document:
         warmup=spec.model.warmup,
         initialization=initialization.model_copy(update={"runtime_env": None}),  # Ray applies it, not we
         scaling_config=spec.scaling_config,
+        environment=(runtime_env.from_node or None) if runtime_env else None,
     )
     application: Document = {
         "name": model.name,
         "route_prefix": model.route_prefix,
         "import_path": MODEL_IMPORT_PATH,
     }
-    if initialization.runtime_env is not None:
-        application["runtime_env"] = _dump(initialization.runtime_env.declared())
+    if runtime_env is not None:
+        application["runtime_env"] = _dump(runtime_env.declared())
     return {**application, "args": _dump(arguments), "deployments": [_model_deployment(spec)]}
 
 

@@ -1,8 +1,8 @@
 """Strict YAML: parser events composed into a located tree.
 
-YAML 1.2 core scalars, one document, no aliases, anchors, tags or merge keys, no duplicate or non-string keys.
-Composing from events instead of loading makes every position available, and leaves nothing to expand: an alias
-is refused where it stands. Source: yaml.org/spec/1.2.2, chapter 10.3 (core schema).
+YAML 1.2 core scalars, one document, no aliases, anchors or merge keys, no tags but our own, no duplicate or
+non-string keys. Composing from events instead of loading makes every position available, and leaves nothing to
+expand: an alias is refused where it stands. Source: yaml.org/spec/1.2.2, chapter 10.3 (core schema).
 """
 
 import re
@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import yaml
 
-from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span
+from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span, did_you_mean
+from compiler.source.tags import TAGS, TEMPLATE, UNSET, Kind
 from compiler.source.tree import Entry, Mapping, Node, Scalar, ScalarValue, Sequence
 
 MAX_BYTES = 256 * 1024
@@ -81,6 +82,10 @@ class _Composer:
                     self._report("E106", "a second document starts here; a file holds one", event)
                     break
                 root = self._node(next(events), events, depth=1)
+                if root.tag:
+                    self.found.append(
+                        Diagnostic("E106", f"{root.tag} has no meaning for a whole file", Label(root.span))
+                    )
         if root is None or (isinstance(root, Scalar) and root.value is None):
             empty = Span(self.file, 1, 1, 1, 1)
             raise _refusal("E108", "file is empty; expected a mapping such as `model_config:`", empty)
@@ -123,7 +128,7 @@ class _Composer:
         if depth > MAX_DEPTH:
             too_deep = Diagnostic("E102", f"nested deeper than {MAX_DEPTH} levels", Label(self._span(event)))
             raise ConfigErrors([*self.found, too_deep])
-        self._refuse_anchors_and_tags(event)
+        self._refuse_anchors(event)
         if isinstance(event, yaml.MappingStartEvent):
             return self._mapping(event, events, depth)
         if isinstance(event, yaml.SequenceStartEvent):
@@ -137,9 +142,10 @@ class _Composer:
     def _mapping(self, start: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Mapping:
         entries: dict[str, Entry] = {}
         last: Span | None = None
+        tag = self._tag(start, "mapping")
         for event in events:
             if isinstance(event, yaml.MappingEndEvent):
-                return Mapping(entries, self._cover(start, event, last))
+                return Mapping(entries, self._cover(start, event, last), tag)
             key = self._key(self._node(event, events, depth + 1), event)
             value = self._node(next(events), events, depth + 1)
             last = value.span
@@ -154,10 +160,13 @@ class _Composer:
 
     def _sequence(self, start: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Sequence:
         items: list[Node] = []
+        tag = self._tag(start, "list")
         for event in events:
             if isinstance(event, yaml.SequenceEndEvent):
-                return Sequence(tuple(items), self._cover(start, event, items[-1].span if items else None))
+                return Sequence(tuple(items), self._cover(start, event, items[-1].span if items else None), tag)
             items.append(self._node(event, events, depth + 1))
+            if items[-1].tag not in (None, TEMPLATE):
+                self._report("E106", f"{items[-1].tag} has no meaning on a list's item; put it on the list", event)
         raise AssertionError("the parser closes every list")
 
     def _cover(self, start: yaml.Event, end: yaml.Event, last: Span | None) -> Span:
@@ -167,6 +176,8 @@ class _Composer:
         return Span(self.file, first.line, first.column, final.end_line, final.end_column)
 
     def _key(self, node: Node, event: yaml.Event) -> str | None:
+        if node.tag:
+            self._report("E106", f"{node.tag} has no meaning on a key; put it behind the colon", event)
         if isinstance(node, Scalar) and isinstance(node.value, str):
             if node.value == "<<" and isinstance(event, yaml.ScalarEvent) and event.implicit[0]:
                 self._report("E106", "merge key `<<`: use `extends` instead", event)
@@ -177,9 +188,21 @@ class _Composer:
 
     def _scalar(self, event: yaml.ScalarEvent) -> Scalar:
         span = self._span(event)
-        if not event.implicit[0]:  # quoted or a block: a string, whatever it looks like
-            return Scalar(event.value, span)
-        return Scalar(self._resolve(event.value, span), span)
+        tag = self._tag(event, "scalar")
+        plain = event.implicit[0] or (event.tag is not None and not event.style)
+        # quoted or a block: a string, whatever it looks like
+        value = self._resolve(event.value, span) if plain else event.value
+        if tag == UNSET and value is not None:
+            self._report("E106", f"{UNSET} stands alone, without a value", event)
+        if tag == TEMPLATE:
+            return self._template(event, span)
+        return Scalar(value, span, tag)
+
+    def _template(self, event: yaml.ScalarEvent, span: Span) -> Scalar:
+        from compiler.source.expression import mistakes  # needs Jinja2, which no file without templates should load
+
+        self.found += [Diagnostic("E209", mistake, Label(span)) for mistake in mistakes(event.value)]
+        return Scalar(event.value, span, TEMPLATE)
 
     def _resolve(self, text: str, span: Span) -> ScalarValue:
         if text in _NULL:
@@ -212,12 +235,24 @@ class _Composer:
             return 0.0
         return value
 
-    def _refuse_anchors_and_tags(self, event: yaml.Event) -> None:
-        if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
-            if event.anchor is not None:
-                self._report("E106", f"anchor &{event.anchor}: share values through a layer instead", event)
-            if event.tag is not None:
-                self._report("E106", f"tag {event.tag} is not part of the configuration language", event)
+    def _refuse_anchors(self, event: yaml.Event) -> None:
+        if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent) and event.anchor is not None:
+            self._report("E106", f"anchor &{event.anchor}: share values through a layer instead", event)
+
+    def _tag(self, event: yaml.Event, kind: Kind) -> str | None:
+        """The event's tag, if it has one that goes with its kind."""
+        name: str | None = getattr(event, "tag", None)
+        if name is None or (name == "!" and kind == "scalar"):  # `! x` is YAML's way to say "a string"
+            return None
+        if name not in TAGS:
+            hint = f"did you mean `{guess}`?" if (guess := did_you_mean(name, TAGS)) else f"there are {', '.join(TAGS)}"
+            problem = f"tag {name} is not part of the configuration language"
+            self.found.append(Diagnostic("E106", problem, Label(self._span(event)), help=hint))
+            return None
+        if kind not in TAGS[name].kinds:
+            self._report("E106", f"{name} goes with a {' or a '.join(TAGS[name].kinds)}, not with a {kind}", event)
+            return None
+        return name
 
     def _report(self, code: str, message: str, event: yaml.Event) -> None:
         self.found.append(Diagnostic(code, message, Label(self._span(event))))

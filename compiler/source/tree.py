@@ -1,21 +1,23 @@
-"""The located tree: immutable YAML nodes that know where they were written, and what they have replaced."""
+"""The located tree: immutable YAML nodes that know where they were written, and what lies under them."""
 
 import json
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from compiler.diagnostics import Span
+from compiler.source.tags import TEMPLATE
 
 ScalarValue: TypeAlias = str | int | float | bool | None
 
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """A string, number, boolean or null. `overridden`: the definitions it won over, the nearest first."""
+    """A string, number, boolean or null; with the tag `!template`, the text of one."""
 
     value: ScalarValue
     span: Span
-    overridden: tuple["Node", ...] = field(default=(), compare=False)
+    tag: str | None = None
+    layers: tuple["Node", ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,8 @@ class Sequence:
 
     items: tuple["Node", ...]
     span: Span
-    overridden: tuple["Node", ...] = field(default=(), compare=False)
+    tag: str | None = None
+    layers: tuple["Node", ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +41,17 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """A mapping. After a merge the span is the uppermost layer's and the entries come from all of them."""
+    """A mapping. After a merge the span is the uppermost layer's and the entries come from all of them.
+
+    `dropped` keeps what no longer counts: the node that ended it (an `!unset`, or the new value of a discriminator),
+    with what it ended in its `layers`.
+    """
 
     entries: dict[str, Entry]
     span: Span
-    overridden: tuple["Node", ...] = field(default=(), compare=False)
+    tag: str | None = None
+    layers: tuple["Node", ...] = field(default=(), compare=False)
+    dropped: dict[str, "Node"] = field(default_factory=dict, compare=False)
 
     def get(self, key: str) -> "Node | None":
         """The value at `key`, if there is one."""
@@ -52,6 +61,11 @@ class Mapping:
 
 Node: TypeAlias = Scalar | Sequence | Mapping
 Plain: TypeAlias = ScalarValue | list["Plain"] | dict[str, "Plain"]
+
+
+def definitions(node: Node) -> tuple[Node, ...]:
+    """All that layers said in a node's place, each as it was written, the uppermost first."""
+    return node.layers or (node,)
 
 
 def kind(node: Node) -> str:
@@ -82,6 +96,32 @@ def plain(node: Node) -> Plain:
             return [plain(item) for item in node.items]
         case Scalar():
             return node.value
+
+
+def same(one: Node, other: Node) -> bool:
+    """Whether two nodes say the same. Templates do if their texts do; 1 and 1.0 are one number, 1 and true are not."""
+    match one, other:
+        case Mapping(), Mapping():
+            ours, theirs = one.entries, other.entries
+            return ours.keys() == theirs.keys() and all(same(ours[key].value, theirs[key].value) for key in ours)
+        case Sequence(), Sequence():
+            pairs = zip(one.items, other.items, strict=False)
+            return len(one.items) == len(other.items) and all(same(mine, yours) for mine, yours in pairs)
+        case Scalar(), Scalar():
+            kinds = isinstance(one.value, bool) == isinstance(other.value, bool)
+            return kinds and one.value == other.value and (one.tag == TEMPLATE) == (other.tag == TEMPLATE)
+        case _:
+            return False
+
+
+def has_templates(node: Node) -> bool:
+    """Whether there is a `!template` in it."""
+    match node:
+        case Mapping():
+            return any(has_templates(entry.value) for entry in node.entries.values())
+        case Sequence():
+            return any(has_templates(item) for item in node.items)
+    return node.tag == TEMPLATE
 
 
 def inline(value: Plain) -> str:

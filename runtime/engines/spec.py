@@ -19,12 +19,14 @@ class EngineSpec:
 
     `pipelines` are the values of `initialization.pipeline` that it accepts. `runs_in` is its resource rule:
     `replica` computes in the replica's own process, which then holds the worker's resources; `workers` has
-    `num_workers` Ray actors besides the replica. `loader` is `module:function`, imported on the replica only;
-    `None` while the engine can be configured and compiled for, but not run yet.
+    `num_workers` Ray actors besides the replica. `parallel` is how it uses several GPUs: `workers` has one of them
+    each, `gpus` gives them to its only worker, `none` uses one. `loader` is `module:function`, imported on the replica
+    only; `None` while the engine can be configured and compiled for, but not run yet.
     """
 
     name: str
     config: type[InitializerConfig]
     pipelines: tuple[str, ...]
     runs_in: Literal["replica", "workers"]
+    parallel: Literal["workers", "gpus", "none"]
     loader: str | None

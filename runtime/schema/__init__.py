@@ -4,14 +4,45 @@ A field is one line with a docstring that says what it is, its unit and where it
 the editor schema and the errors derive from it. Defaults here are the last word below `base/defaults.yaml`.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import PydanticCustomError
 
 PATH_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*$"
 """A relative path that leads nowhere else: no part of it starts with a dot."""
 
 
+@dataclass(frozen=True, slots=True)
+class MergeBy:
+    """Marks a list whose items merge across layers: `identity` says what an item is about."""
+
+    identity: Callable[[Any], str]
+
+
+@dataclass(frozen=True, slots=True)
+class LibraryArguments:
+    """Marks a mapping that goes to a library: `table` names the compiler's table of that library's arguments.
+
+    `ours` are those that llm-serve sets itself, each with the place where a config says it.
+    """
+
+    table: str
+    ours: tuple[tuple[str, str], ...] = ()
+
+
+def contradiction(message: str, *keys: str) -> PydanticCustomError:
+    """An error about several `keys` of one mapping that do not go together."""
+    return PydanticCustomError("contradiction", "{message}", {"message": message, "keys": keys})
+
+
 class Schema(BaseModel):
     """Base of all config models: closed, immutable, no silent coercion."""
+
+    library: ClassVar[str | None] = None
+    """The compiler's table of the library whose settings these are; the schema has those that llm-serve uses."""
 
     model_config = ConfigDict(
         extra="forbid",

@@ -1,5 +1,7 @@
 """`deployment_config`: the Ray Serve deployment of a model. Names are those of Ray Serve 2.60."""
 
+import json
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -13,8 +15,9 @@ from pydantic import (
     PositiveInt,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
-from runtime.schema import Schema
+from runtime.schema import MergeBy, Schema, contradiction
 
 Amount = Annotated[float, Field(ge=0, le=1e6)]
 """CPUs, GPUs: nobody has a million."""
@@ -31,7 +34,7 @@ def _without_nulls(resources: Any) -> Any:
 
 def _custom_only(resources: dict[str, float]) -> dict[str, float]:
     if taken := sorted(_RAYS_OWN & resources.keys()):
-        raise ValueError(f"{taken[0]} is no custom resource: CPUs, GPUs and memory have keys of their own")
+        raise contradiction(f"{taken[0]} is no custom resource: CPUs, GPUs and memory have keys of their own", taken[0])
     return resources
 
 
@@ -41,23 +44,61 @@ Resources = Annotated[
 """Ray custom resources: name -> amount, such as `instance_type_g5: 0.01`; null takes one away that was inherited."""
 
 
+class FromEnv(Schema):
+    """A value that the node's environment holds: how a secret gets to the model without being written down."""
+
+    from_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+    """Name of the environment variable of the node (of its Ray processes), read when a replica starts."""
+
+
+def _environment_value(value: Any) -> Any:
+    if isinstance(value, str | dict | FromEnv):
+        return value
+    hint = f'write "{json.dumps(value)}"' if isinstance(value, bool | int | float) else "write a string in quotes"
+    problem = "an environment variable is a string, or `{from_env: NAME}`"
+    raise PydanticCustomError("environment", "{problem}", {"problem": problem, "hint": hint})
+
+
+EnvironmentValue = Annotated[str | FromEnv, BeforeValidator(_environment_value)]
+
+
+def _requirement_name(requirement: Any) -> str:
+    """The package that a pip requirement line is about. Source: PEP 508, names compared as PEP 503 says."""
+    name = re.match(r"[A-Za-z0-9._-]+", str(requirement).strip())
+    return re.sub(r"[-_.]+", "-", name[0]).casefold() if name else str(requirement)
+
+
 class RuntimeEnv(Schema, extra="allow"):
     """A Ray runtime environment. Keys that are not listed here go to Ray as they are."""
 
+    library = "runtime_env"
+
     __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
 
-    env_vars: dict[str, str] = {}
-    """Environment variables of the worker processes. Values are strings: quote numbers and booleans."""
-    pip: list[str] | dict[str, JsonValue] | None = None
-    """Python packages to install, as pip requirement lines, or Ray's long form."""
+    env_vars: dict[str, EnvironmentValue] = {}
+    """Environment variables of the model's processes. Values are strings: quote numbers and booleans. A secret is
+    written as `{from_env: NAME}`, which takes the node's own variable of that name."""
+    pip: Annotated[list[str] | dict[str, JsonValue] | None, MergeBy(_requirement_name)] = None
+    """Python packages to install, as pip requirement lines, or Ray's long form. A line replaces the one that a lower
+    layer has for the same package; `!replace` takes the place of the whole list."""
 
     def declared(self) -> dict[str, Any]:
-        """What the user set, nothing else: Ray treats an empty key differently from a missing one."""
-        return self.model_dump(mode="json", exclude_unset=True)
+        """What the user set and Ray takes, nothing else: Ray treats an empty key differently from a missing one."""
+        declared = self.model_dump(mode="json", exclude_unset=True)
+        if "env_vars" in declared:
+            declared["env_vars"] = {name: value for name, value in self.env_vars.items() if isinstance(value, str)}
+        return declared
+
+    @property
+    def from_node(self) -> dict[str, str]:
+        """The variables whose values are the node's: name -> the node's name for it."""
+        return {name: value.from_env for name, value in self.env_vars.items() if isinstance(value, FromEnv)}
 
 
 class AutoscalingConfig(Schema):
     """When Ray Serve adds and removes replicas."""
+
+    library = "autoscaling_config"
 
     min_replicas: NonNegativeInt = 1
     """Fewest replicas; 0 lets the model scale to zero, and its first request waits for a start."""
@@ -87,18 +128,24 @@ class AutoscalingConfig(Schema):
     @model_validator(mode="after")
     def _replica_counts_are_ordered(self) -> Self:
         if self.max_replicas < self.min_replicas:
-            raise ValueError(f"max_replicas ({self.max_replicas}) is below min_replicas ({self.min_replicas})")
+            message = f"max_replicas ({self.max_replicas}) is below min_replicas ({self.min_replicas})"
+            raise contradiction(message, "max_replicas", "min_replicas")
         initial = self.initial_replicas
         if initial is not None and not self.min_replicas <= initial <= self.max_replicas:
-            raise ValueError(
+            raise contradiction(
                 f"initial_replicas ({initial}) is not between min_replicas ({self.min_replicas}) "
-                f"and max_replicas ({self.max_replicas})"
+                f"and max_replicas ({self.max_replicas})",
+                "initial_replicas",
+                "min_replicas",
+                "max_replicas",
             )
         return self
 
 
 class RayActorOptions(Schema):
     """Where the replica actor runs. For engines with workers of their own these are the coordinator's."""
+
+    library = "ray_actor_options"
 
     num_cpus: Amount = 1.0
     """CPUs that the replica actor reserves, apart from its workers'."""
@@ -112,6 +159,8 @@ class RayActorOptions(Schema):
 
 class DeploymentConfig(Schema):
     """The Ray Serve deployment of the model."""
+
+    library = "deployment"
 
     autoscaling_config: AutoscalingConfig | None = AutoscalingConfig()
     """Autoscaling. `null` together with `num_replicas` fixes the number."""
@@ -139,7 +188,9 @@ class DeploymentConfig(Schema):
     @model_validator(mode="after")
     def _one_way_of_scaling(self) -> Self:
         if self.num_replicas is not None and self.autoscaling_config is not None:
-            raise ValueError("num_replicas and autoscaling_config exclude each other: set one of them to null")
+            message = "num_replicas and autoscaling_config exclude each other: set one of them to null"
+            raise contradiction(message, "num_replicas", "autoscaling_config")
         if self.num_replicas is None and self.autoscaling_config is None:
-            raise ValueError("without autoscaling_config, num_replicas must say how many replicas there are")
+            message = "without autoscaling_config, num_replicas must say how many replicas there are"
+            raise contradiction(message, "num_replicas", "autoscaling_config")
         return self

@@ -13,8 +13,9 @@ from pydantic import (
     PositiveInt,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
-from runtime.schema import Schema
+from runtime.schema import Schema, contradiction
 
 Temperature = Annotated[float, Field(ge=0, le=100)]
 TopP = Annotated[float, Field(gt=0, le=1)]
@@ -26,6 +27,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 class GenerateKwargs(Schema):
     """Defaults of the sampling parameters; a request overrides them one by one."""
+
+    library = "generate"
 
     do_sample: bool = True
     """`false`: always take the most likely token, whatever the temperature."""
@@ -53,7 +56,8 @@ class GenerateKwargs(Schema):
     @model_validator(mode="after")
     def _lengths_are_ordered(self) -> Self:
         if self.min_new_tokens > self.max_new_tokens:
-            raise ValueError(f"min_new_tokens ({self.min_new_tokens}) is above max_new_tokens ({self.max_new_tokens})")
+            message = f"min_new_tokens ({self.min_new_tokens}) is above max_new_tokens ({self.max_new_tokens})"
+            raise contradiction(message, "min_new_tokens", "max_new_tokens")
         return self
 
 
@@ -76,9 +80,11 @@ def _has_instruction(prompt_format: str | None) -> str | None:
     try:
         fields = [part[1:] for part in Formatter().parse(prompt_format) if part[1] is not None]
     except ValueError as error:
-        raise ValueError(f"not a format string: {error}; write {{{{ and }}}} for literal braces") from error
+        problem = f"not a format string: {error}; write {{{{ and }}}} for literal braces"
+        raise PydanticCustomError("prompt_format", "{problem}", {"problem": problem}) from error
     if not fields or any(field != ("instruction", "", None) for field in fields):
-        raise ValueError("must be empty or contain `{instruction}`, and no other placeholder")
+        problem = "must be empty or contain `{instruction}`, and no other placeholder"
+        raise PydanticCustomError("prompt_format", "{problem}", {"problem": problem})
     return prompt_format
 
 

@@ -1,11 +1,12 @@
 """DeepSpeed: tensor parallel over one worker per GPU."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import JsonValue, PositiveInt, model_validator
 
 from runtime.engines.hf import TransformersConfig
 from runtime.engines.spec import EngineSpec
+from runtime.schema import LibraryArguments, contradiction
 
 
 class DeepSpeed(TransformersConfig):
@@ -18,15 +19,28 @@ class DeepSpeed(TransformersConfig):
     """Most tokens of prompt and answer that the kernels reserve memory for."""
     use_meta_tensor: bool = False
     """Build the model without weights and load each worker's share only; needs `use_kernel`."""
-    ds_inference_kwargs: dict[str, JsonValue] = {}
+    ds_inference_kwargs: Annotated[
+        dict[str, JsonValue],
+        LibraryArguments(
+            "init_inference",
+            ours=(
+                ("dtype", "initializer.dtype"),
+                ("max_out_tokens", "initializer.max_tokens"),
+                ("max_tokens", "initializer.max_tokens"),
+                ("replace_with_kernel_inject", "initializer.use_kernel"),
+                ("tensor_parallel", "scaling_config.num_workers"),
+                ("tp", "scaling_config.num_workers"),
+            ),
+        ),
+    ] = {}
     """Further arguments of `deepspeed.init_inference`."""
 
     @model_validator(mode="after")
     def _kernels_fit_the_rest(self) -> Self:
-        if self.use_kernel and (self.use_bettertransformer or self.torch_compile):
-            raise ValueError("use_kernel cannot be combined with use_bettertransformer or torch_compile")
+        if self.use_kernel and self.torch_compile:
+            raise contradiction("use_kernel cannot be combined with torch_compile", "use_kernel", "torch_compile")
         if self.use_meta_tensor and not self.use_kernel:
-            raise ValueError("use_meta_tensor needs use_kernel: true")
+            raise contradiction("use_meta_tensor needs use_kernel: true", "use_meta_tensor", "use_kernel")
         return self
 
 
@@ -35,5 +49,6 @@ SPEC = EngineSpec(
     config=DeepSpeed,
     pipelines=("default", "defaulttransformers"),
     runs_in="workers",
+    parallel="workers",
     loader=None,
 )

@@ -19,5 +19,6 @@ SPEC = EngineSpec(
     config=DeviceMap,
     pipelines=("default", "defaulttransformers"),
     runs_in="workers",
+    parallel="gpus",
     loader=None,
 )

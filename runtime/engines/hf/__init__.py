@@ -1,11 +1,11 @@
 """What the three engines on Hugging Face transformers configure alike."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import JsonValue
 
 from runtime.engines.spec import InitializerConfig
-from runtime.schema import Schema
+from runtime.schema import LibraryArguments, Schema
 
 
 class TorchCompile(Schema):
@@ -28,11 +28,21 @@ class TransformersConfig(InitializerConfig):
 
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
     """Number format of the weights in memory; `auto` is the one that they were saved in."""
-    from_pretrained_kwargs: dict[str, JsonValue] = {}
+    from_pretrained_kwargs: Annotated[
+        dict[str, JsonValue],
+        LibraryArguments(
+            "from_pretrained",
+            ours=(
+                ("attn_implementation", "initializer.attn_implementation"),
+                ("device_map", "initializer.device_map of the engine DeviceMap"),
+                ("dtype", "initializer.dtype"),
+                ("pretrained_model_name_or_path", "model_config.model_id"),
+                ("revision", "initialization.revision"),
+            ),
+        ),
+    ] = {}
     """Arguments of `AutoModelForCausalLM.from_pretrained`, such as `trust_remote_code`."""
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = None
     """Attention kernel; transformers decides when left out."""
-    use_bettertransformer: bool = False
-    """Deprecated: BetterTransformer is gone from transformers 5. `true` means `attn_implementation: sdpa`."""
     torch_compile: TorchCompile | None = None
     """Compile the model with `torch.compile`; off when left out."""

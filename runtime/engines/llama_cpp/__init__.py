@@ -11,6 +11,8 @@ from runtime.schema import PATH_PATTERN, Schema
 class LlamaKwargs(Schema):
     """The arguments of llama-cpp-python's `Llama()` that this engine honours, under the same names."""
 
+    library = "llama"
+
     n_ctx: NonNegativeInt = 4096
     """Tokens of context of each sequence, prompt and answer together; 0 is as much as the model was trained for."""
     n_batch: PositiveInt = 512
@@ -49,5 +51,6 @@ SPEC = EngineSpec(
     config=LlamaCpp,
     pipelines=("default", "llamacpp"),
     runs_in="replica",
+    parallel="gpus",
     loader="runtime.engines.llama_cpp.engine:load",
 )

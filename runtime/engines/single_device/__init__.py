@@ -17,5 +17,6 @@ SPEC = EngineSpec(
     config=SingleDevice,
     pipelines=("default", "defaulttransformers"),
     runs_in="workers",
+    parallel="none",
     loader=None,
 )

@@ -1,18 +1,39 @@
 """vLLM: vLLM's asynchronous engine."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import JsonValue
 
 from runtime.engines.spec import EngineSpec, InitializerConfig
+from runtime.schema import LibraryArguments
 
 
 class VLLM(InitializerConfig):
     """Run the model with vLLM; `scaling_config.num_workers` is the tensor parallel size."""
 
     type: Literal["vLLM"] = "vLLM"
-    engine_kwargs: dict[str, JsonValue] = {}
+    engine_kwargs: Annotated[
+        dict[str, JsonValue],
+        LibraryArguments(
+            "engine_args",
+            ours=(
+                ("max_num_seqs", "generation.max_batch_size"),
+                ("model", "model_config.model_id"),
+                ("revision", "initialization.revision"),
+                ("served_model_name", "model_config.model_id"),
+                ("tensor_parallel_size", "scaling_config.num_workers"),
+                ("tokenizer_revision", "initialization.revision"),
+            ),
+        ),
+    ] = {}
     """Arguments of vLLM's `AsyncEngineArgs`, such as `max_model_len`."""
 
 
-SPEC = EngineSpec(name="vLLM", config=VLLM, pipelines=("default", "vllm"), runs_in="workers", loader=None)
+SPEC = EngineSpec(
+    name="vLLM",
+    config=VLLM,
+    pipelines=("default", "vllm"),
+    runs_in="workers",
+    parallel="workers",
+    loader=None,
+)

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compiler.diagnostics import ConfigErrors, Span
+from compiler.diagnostics import Span
 from compiler.layering.layers import Layer
-from compiler.layering.merge import Discriminator, merge
-from compiler.source.tree import Entry, Mapping, Node, Scalar, Sequence, plain
+from compiler.layering.merge import Rules, merge
+from compiler.source.tree import Entry, Mapping, Node, Scalar, Sequence, definitions, plain
 from tests.compiler.support import keys, leaves, tree
 
 
@@ -45,10 +45,8 @@ def by_hand(lower: object, upper: object) -> object:
 
 def merged(*contents: dict[str, object]) -> object:
     """None where kinds clash."""
-    try:
-        return plain(merge(layers(*contents)))
-    except ConfigErrors:
-        return None
+    result = merge(layers(*contents))
+    return None if result.found else plain(result.tree)
 
 
 @given(mappings, mappings)
@@ -77,16 +75,13 @@ def every(node: Node) -> Iterator[Node]:
 
 @given(st.lists(mappings, min_size=1, max_size=4))
 def test_each_value_knows_who_set_it_and_over_whom_it_won(contents: list[dict]) -> None:
-    try:
-        result = merge(layers(*contents))
-    except ConfigErrors:
-        return
+    result = merge(layers(*contents)).tree
     for found in every(result):
-        setters = [int(each.span.file) for each in (found, *found.overridden)]
+        setters = [int(each.span.file) for each in definitions(found)]
         assert setters == sorted(setters, reverse=True), "the winner is the uppermost, then come the nearest below"
         assert len(set(setters)) == len(setters)
     for key, entry in result.entries.items():
-        assert [int(each.span.file) for each in (entry.value, *entry.value.overridden)] == [
+        assert [int(each.span.file) for each in definitions(entry.value)] == [
             number for number, content in reversed(list(enumerate(contents))) if key in content
         ]
 
@@ -98,22 +93,22 @@ def test_null_is_a_value_and_goes_with_every_kind() -> None:
 
 
 def test_all_clashes_are_told_at_once() -> None:
-    with pytest.raises(ConfigErrors) as caught:
-        merge(layers({"a": {"b": 1}, "c": [1], "d": 1}, {"a": 1, "c": {"x": 1}, "d": 2}))
-    assert [diagnostic.message.split("`")[1] for diagnostic in caught.value.diagnostics] == ["a", "c"]
+    found = merge(layers({"a": {"b": 1}, "c": [1], "d": 1}, {"a": 1, "c": {"x": 1}, "d": 2})).found
+    assert [diagnostic.message.split("`")[1] for diagnostic in found] == ["a", "c"]
 
 
 def test_a_new_discriminator_drops_its_siblings_and_keeps_the_story() -> None:
     lower, upper = tree("i: {type: A, x: 1}\n", "low.yaml"), tree("i: {type: B, y: 2}\n", "up.yaml")
-    result = merge([Layer("low.yaml", lower), Layer("up.yaml", upper)], [Discriminator(("i",), "type")])
+    result = merge([Layer("low.yaml", lower), Layer("up.yaml", upper)], Rules({("i",): "type"})).tree
     assert plain(result) == {"i": {"type": "B", "y": 2}}
     inner = result.get("i")
     assert isinstance(inner, Mapping)
-    assert inner.get("type").overridden == (lower.get("i").get("type"),)
-    assert inner.overridden == (lower.get("i"),), "what was dropped can still be shown"
+    assert definitions(inner.get("type"))[1:] == (lower.get("i").get("type"),)
+    assert definitions(inner)[1:] == (lower.get("i"),)
+    assert definitions(inner.dropped["x"]) == (upper.get("i").get("type"), lower.get("i").get("x"))
 
 
 def test_the_same_discriminator_in_another_spelling_keeps_them() -> None:
     lower, upper = tree("i: {type: vLLM, x: 1}\n"), tree("i: {type: VLLM}\n")
-    result = merge([Layer("a", lower), Layer("b", upper)], [Discriminator(("i",), "type")])
+    result = merge([Layer("a", lower), Layer("b", upper)], Rules({("i",): "type"})).tree
     assert plain(result) == {"i": {"type": "VLLM", "x": 1}}

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from ray.serve.schema import ServeDeploySchema
 from ray.util.placement_group import validate_placement_group
 
-from compiler.pipeline import compile_project
+from compiler.pipeline import compile_project, outputs
 from compiler.source.project import Project
 from runtime.application import GatewayArguments, GatewaySettings, ModelArguments, ModelSettings
 from tests.compiler.support import write
@@ -92,7 +92,7 @@ COLD = {"variable": "2", "file": "b"}
 
 def application(root: Path, values: dict[str, Any]) -> dict[str, Any]:
     write(root, {"registry/acme--model.yaml": MODEL.format(**values)})
-    document = yaml.safe_load(compile_project(Project(root)).outputs["generated/serve.yaml"])
+    document = yaml.safe_load(outputs(compile_project(Project(root)))["generated/serve.yaml"])
     return document["applications"][0]
 
 

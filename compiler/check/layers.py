@@ -1,0 +1,90 @@
+"""Every file as a layer: read, with today's names, and checked by itself, once."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from compiler.check.fields import rules
+from compiler.check.libraries import check_arguments
+from compiler.check.renames import modernize
+from compiler.check.validate import check_layer
+from compiler.check.waivers import Waivers, read_waivers
+from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span
+from compiler.layering.layers import EXTENDS, Layer, stack
+from compiler.layering.merge import WAIVE, Merged, merge
+from compiler.source.project import Project
+from compiler.source.secrets import secrets_in
+from compiler.source.tree import Mapping, has_templates
+from runtime.application import ModelSpec
+
+
+@dataclass
+class Layers:
+    """The layers of a project. `found`: what is wrong with each by itself. `waivers`: what its file waives."""
+
+    project: Project
+    found: list[Diagnostic] = field(default_factory=list)
+    waivers: list[Waivers] = field(default_factory=list)
+    _layers: dict[str, Layer | None] = field(default_factory=dict)
+
+    def get(self, file: str) -> Layer | None:
+        """The layer of a file; None where it cannot be read, which is found once."""
+        if file not in self._layers:
+            try:
+                self._layers[file] = self._read(file)
+            except ConfigErrors as errors:
+                self.found += errors.diagnostics
+                self._layers[file] = None
+        return self._layers[file]
+
+    def under(self, file: str) -> list[Layer] | None:
+        """The layers of `file`, the lowest first, `file` itself last; None where one of them cannot be read.
+
+        Raises ConfigErrors where they cannot be put in order.
+        """
+        if self.get(file) is None:
+            return None
+        try:
+            layers = [self.get(layer.file) for layer in stack(self.project, file)]
+        except ConfigErrors as errors:
+            known = set(self.found)
+            raise ConfigErrors(each for each in errors.diagnostics if each not in known) from errors
+        return [layer for layer in layers if layer is not None] if all(layers) else None
+
+    def check(self, file: str, tree: Mapping) -> Layer:
+        """A tree as a layer of `file`; what is wrong with it is found."""
+        self.found += _secrets(tree)
+        tree, found = modernize(tree)
+        self.found += found
+        content = replace(tree, entries={k: each for k, each in tree.entries.items() if k not in (EXTENDS, WAIVE)})
+        self.found += check_layer(content, ModelSpec)
+        self.found += check_arguments(content, ModelSpec)
+        return Layer(file, tree)
+
+    def _read(self, file: str) -> Layer:
+        tree = self.project.tree(file)
+        self.waivers.append(read_waivers(file, tree, self.found))
+        return self.check(file, tree)
+
+
+def merge_models(layers: list[Layer]) -> Merged:
+    """The layers of a model in one tree, its templates evaluated."""
+    merged = merge(layers, rules(ModelSpec))
+    if not has_templates(merged.tree):
+        return merged
+    from compiler.layering.template import evaluate  # needs Jinja2, which no project without templates should load
+
+    tree, found = evaluate(merged.tree)
+    return replace(merged, tree=tree, found=(*merged.found, *found))
+
+
+def without_known(found: Iterable[Diagnostic], known: Iterable[Diagnostic]) -> list[Diagnostic]:
+    """What was found in a merged tree, less what its layers' own checks have said of the same place."""
+    told: set[Span] = {each.primary.span for each in known if each.primary and each.code.startswith("E")}
+    return [each for each in found if each.primary is None or each.primary.span not in told]
+
+
+def _secrets(tree: Mapping) -> Iterable[Diagnostic]:
+    for reason, node in secrets_in(tree):
+        hint = "put it into the node's environment, and write `{from_env: NAME}` under `runtime_env.env_vars`"
+        message = f"looks like a secret, by {reason}: a repository is read by many, for ever"
+        yield Diagnostic("E309", message, Label(node.span), help=hint)

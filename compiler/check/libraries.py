@@ -1,0 +1,42 @@
+"""Arguments that go to a library as they are, checked against the tables of that library's arguments."""
+
+from collections.abc import Iterator
+
+from compiler.check.arguments import table
+from compiler.check.fields import dotted, fields, known, marker, models_in
+from compiler.diagnostics import Diagnostic, Label, did_you_mean
+from compiler.source.tree import Entry, Mapping
+from runtime.schema import LibraryArguments, Schema
+
+
+def check_arguments(tree: Mapping, schema: type[Schema]) -> Iterator[Diagnostic]:
+    """A finding for each argument that its library does not have, or that llm-serve sets itself."""
+    for path, entry, found, _ in known(tree, [schema]):
+        if not isinstance(entry.value, Mapping):
+            continue
+        mark = next((mark for field in found if (mark := marker(field, LibraryArguments))), None)
+        opened = [model for field in found for model in models_in(field.annotation) if _is_open(model)]
+        if mark is None and not opened:
+            continue
+        name = mark.table if mark else str(opened[0].library)
+        ours = dict(mark.ours) if mark else {}
+        declared = {key for model in opened for key in fields(model)}
+        for argument in entry.value.entries.values():
+            if argument.key in ours:
+                message = f"`{argument.key}` is set by llm-serve, so that this value is ignored"
+                hint = f"remove it, and write `{ours[argument.key]}`"
+                yield Diagnostic("W211", message, Label(argument.key_span), help=hint)
+            elif argument.key not in table(name).arguments | declared:
+                yield _unknown(argument, path, name, {*ours, *declared})
+
+
+def _is_open(model: type[Schema]) -> bool:
+    return model.model_config.get("extra") == "allow"
+
+
+def _unknown(argument: Entry, path: tuple[str, ...], name: str, others: set[str]) -> Diagnostic:
+    library = table(name)
+    guess = did_you_mean(argument.key, [*sorted(library.arguments), *sorted(others)])
+    hint = f"did you mean `{guess}`?" if guess else "`waive: {E306: reason}` passes it on all the same"
+    message = f"{library.callable} of {library.library} {library.version} has no argument `{argument.key}`"
+    return Diagnostic("E306", f"{message}, in `{dotted(path)}`", Label(argument.key_span), help=hint)

@@ -1,0 +1,226 @@
+"""The rules, one function each, and the table of them. A rule sees one compiled model and yields its findings."""
+
+import re
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+from compiler.diagnostics import Diagnostic, Fix, Label, Span
+from compiler.layering.layers import Layer
+from compiler.layering.merge import ENABLED, Merged
+from compiler.source.tree import Mapping, Node, Sequence, definitions, find, plain, same
+from runtime.application import ModelSpec
+
+Path = tuple[str, ...]
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SNAPSHOT = re.compile(r"models--[\w.-]+?--[\w.-]+")
+"""A repository's folder in a hub cache or a mirror of one."""
+
+_AUTOSCALING: Path = ("deployment_config", "autoscaling_config")
+_INITIALIZATION: Path = ("model_config", "initialization")
+_INITIALIZER: Path = (*_INITIALIZATION, "initializer")
+_GENERATION: Path = ("model_config", "generation")
+_MODEL_ID: Path = ("model_config", "model_id")
+_BATCH: Path = (*_GENERATION, "max_batch_size")
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A compiled model, and the ids of all models of the registry."""
+
+    name: str
+    file: str
+    spec: ModelSpec
+    layers: list[Layer]
+    merged: Merged
+    model_ids: Collection[str]
+
+    def label(self, path: Path, text: str = "") -> Label:
+        """Where a value was set; the model's first line where no layer sets it."""
+        node, _, reached = find(self.merged.tree, path)
+        return Label(node.span if reached == path else Span(self.file, 1, 1, 1, 1), text)
+
+
+def lint(subject: Subject) -> Iterator[Diagnostic]:
+    """The findings of all rules."""
+    for rule in RULES:
+        yield from rule(subject)
+
+
+def dead_override(subject: Subject) -> Iterator[Diagnostic]:
+    """W201: a value of the model's own file that says what it would inherit."""
+    for path, node in _leaves(subject.layers[-1].tree):
+        below, _, reached = find(subject.merged.below, path)
+        value, _, _ = find(subject.merged.tree, path)
+        if reached != path or path == (ENABLED,) or any(tag for tag in _tags(subject.layers[-1].tree, path)):
+            continue
+        if same(value, below):
+            message = f"this override changes nothing: `{'.'.join(path)}` is the same below"
+            place = Label(definitions(below)[0].span, "set here")
+            advice = "remove the line, or run `llm-serve lint --fix`"
+            yield Diagnostic("W201", message, Label(node.span, "same value"), (place,), advice, fix=Fix(path))
+
+
+def other_models_name(subject: Subject) -> Iterator[Diagnostic]:
+    """W202: weights or a prompt of another model, which a new `model_id` has left behind."""
+    initialization = subject.spec.model.initialization
+    own = {subject.spec.model.model_id, initialization.hf_model_id or subject.spec.model.model_id}
+    mirror = initialization.s3_mirror_config
+    texts = {
+        (*_INITIALIZATION, "s3_mirror_config", "bucket_uri"): (mirror and mirror.bucket_uri) or "",
+        (*_GENERATION, "prompt_format"): subject.spec.model.generation.prompt_format or "",
+    }
+    for path, text in texts.items():
+        if other := _other_model(text, own, subject.model_ids):
+            yield _names(subject, path, f"names {other}")
+    if len(definitions(find(subject.merged.tree, _MODEL_ID)[0])) > 1:
+        yield from _left_behind(subject)
+
+
+def _left_behind(subject: Subject) -> Iterator[Diagnostic]:
+    """What lies under a new `model_id`, and was meant for the old one."""
+    initialization = subject.spec.model.initialization
+    files = [layer.file for layer in subject.layers]
+    height = files.index(find(subject.merged.tree, _MODEL_ID)[0].span.file)
+    path = (*_INITIALIZATION, "hf_model_id" if initialization.hf_model_id else "revision")
+    node, _, reached = find(subject.merged.tree, path)
+    if reached != path or node.span.file not in files or files.index(node.span.file) >= height:
+        return
+    value = initialization.hf_model_id or initialization.revision
+    if value not in (subject.spec.model.model_id, "main"):
+        yield _names(subject, path, f"is `{value}`, set for another model")
+
+
+def _names(subject: Subject, path: Path, problem: str) -> Diagnostic:
+    model_id = subject.spec.model.model_id
+    message = f"`{path[-1]}` {problem}, but `model_id` is {model_id}"
+    return Diagnostic("W202", message, subject.label(path), (subject.label(_MODEL_ID, "this model"),))
+
+
+def _other_model(text: str, own: Collection[str], known: Collection[str]) -> str | None:
+    """The model that a text names, if it is another one."""
+    rest = text.casefold()
+    for name in {name.rpartition("/")[2].casefold() for name in own}:
+        rest = rest.replace(name, "")
+    if folder := _SNAPSHOT.search(rest):
+        return folder[0].removeprefix("models--").replace("--", "/")
+    for model_id in sorted(known, key=len, reverse=True):
+        name = re.escape(model_id.rpartition("/")[2].casefold())
+        if model_id not in own and re.search(rf"(?<![\w.]){name}(?![\w-]|\.\w)", rest):
+            return model_id
+    return None
+
+
+def batch_does_not_fill(subject: Subject) -> Iterator[Diagnostic]:
+    """W203: Ray Serve adds replicas, or holds requests back, before a batch is full."""
+    config, slots = subject.spec.deployment_config, subject.spec.model.generation.max_batch_size
+    scaling = config.autoscaling_config
+    if scaling and scaling.max_replicas > scaling.min_replicas and slots > scaling.target_ongoing_requests:
+        target = scaling.target_ongoing_requests
+        message = f"`max_batch_size` is {slots}, but Ray Serve adds replicas when each has {target:g}"
+        label = subject.label((*_AUTOSCALING, "target_ongoing_requests"), "the autoscaler's target")
+        yield Diagnostic("W203", message, subject.label(_BATCH), (label,), "a batch does not fill before that")
+    limit = config.max_ongoing_requests
+    if limit is not None and slots > limit:
+        message = f"`max_batch_size` is {slots}, but Ray Serve sends a replica only {limit} requests at a time"
+        label = subject.label(("deployment_config", "max_ongoing_requests"), "the limit")
+        yield Diagnostic("W203", message, subject.label(_BATCH), (label,), "leave `max_ongoing_requests` out")
+
+
+def starts_what_scales_to_zero(subject: Subject) -> Iterator[Diagnostic]:
+    """W204: replicas that are started at each deploy, to be stopped again."""
+    scaling = subject.spec.deployment_config.autoscaling_config
+    if scaling and scaling.min_replicas == 0 and scaling.initial_replicas:
+        message = f"the model scales to zero, but each deploy starts {scaling.initial_replicas} of its replicas"
+        label = subject.label((*_AUTOSCALING, "min_replicas"), "scales to zero")
+        yield Diagnostic("W204", message, subject.label((*_AUTOSCALING, "initial_replicas")), (label,))
+
+
+def workers_and_gpus(subject: Subject) -> Iterator[Diagnostic]:
+    """W205: more workers, or more GPUs for one of them, than the engine can use."""
+    engine, scaling = subject.spec.model.initialization.engine, subject.spec.scaling_config
+    workers = ("scaling_config", "num_workers")
+    gpus = ("scaling_config", "num_gpus_per_worker")
+    if engine.parallel == "workers" and scaling.num_gpus_per_worker > 1:
+        message = f"{engine.name} runs one worker per GPU, not {scaling.num_gpus_per_worker:g} GPUs a worker"
+        yield Diagnostic("W205", message, subject.label(gpus), help="keep it at 1, and raise `num_workers`")
+    if engine.parallel != "workers" and engine.runs_in == "workers" and scaling.num_workers > 1:
+        message = f"{engine.name} runs in one worker, not in {scaling.num_workers}"
+        hint = "keep it at 1, and raise `num_gpus_per_worker`" if engine.parallel == "gpus" else "keep it at 1"
+        yield Diagnostic("W205", message, subject.label(workers), help=hint)
+    if engine.parallel == "none" and scaling.num_gpus_per_worker > 1:
+        message = f"{engine.name} uses one GPU, not {scaling.num_gpus_per_worker:g}"
+        yield Diagnostic("W205", message, subject.label(gpus), help="keep it at 1, or use DeviceMap")
+
+
+def stop_that_looks_like_a_token(subject: Subject) -> Iterator[Diagnostic]:
+    """W206: a number in quotes is matched as text."""
+    node, _, reached = find(subject.merged.tree, (*_GENERATION, "stopping_sequences"))
+    for item in node.items if isinstance(node, Sequence) else (node,) if len(reached) == 3 else ():
+        value = plain(item)
+        if isinstance(value, str) and value.strip().isdecimal():
+            message = f"the stopping sequence `{value}` is a text of digits, not a token id"
+            yield Diagnostic(
+                "W206", message, Label(item.span), help=f"write {value.strip()} without quotes for the token"
+            )
+
+
+def file_name(subject: Subject) -> Iterator[Diagnostic]:
+    """W207: a file is found by the name of what it declares."""
+    name = subject.spec.model.model_id.replace("/", "--")
+    if not re.fullmatch(rf"{re.escape(name)}(-.+)?", subject.name, re.IGNORECASE):
+        message = f"`{subject.name}` declares the model {subject.spec.model.model_id}"
+        yield Diagnostic("W207", message, subject.label(_MODEL_ID), help=f"call the file {name}.yaml")
+
+
+def unpinned_remote_code(subject: Subject) -> Iterator[Diagnostic]:
+    """W208: whoever can push to the repository can run code on the node."""
+    for kwargs in ("from_pretrained_kwargs", "engine_kwargs"):
+        path = (*_INITIALIZER, kwargs, "trust_remote_code")
+        node, _, reached = find(subject.merged.tree, path)
+        if (
+            reached == path
+            and plain(node) is True
+            and not _COMMIT.fullmatch(subject.spec.model.initialization.revision)
+        ):
+            message = f"the code of {subject.spec.model.model_id} is trusted, whatever it may become"
+            hint = "pin the commit: `model_config.initialization.revision` with all its 40 digits"
+            yield Diagnostic("W208", message, subject.label(path), help=hint)
+
+
+def ignored_placement(subject: Subject) -> Iterator[Diagnostic]:
+    """W211: how workers are placed, for an engine that has none."""
+    engine = subject.spec.model.initialization.engine
+    for key in ("placement_strategy", "pg_timeout_s") if engine.runs_in == "replica" else ():
+        node, _, reached = find(subject.merged.tree, ("scaling_config", key))
+        if len(reached) == 2:
+            message = f"`{key}` is ignored: {engine.name} computes in the replica and has no workers to place"
+            yield Diagnostic("W211", message, Label(node.span), help="remove it")
+
+
+RULES: tuple[Callable[[Subject], Iterator[Diagnostic]], ...] = (
+    dead_override,
+    other_models_name,
+    batch_does_not_fill,
+    starts_what_scales_to_zero,
+    workers_and_gpus,
+    stop_that_looks_like_a_token,
+    file_name,
+    unpinned_remote_code,
+    ignored_placement,
+)
+
+
+def _leaves(node: Node, path: Path = ()) -> Iterator[tuple[Path, Node]]:
+    if isinstance(node, Mapping) and (node.entries or not path):
+        for key, entry in node.entries.items():
+            yield from _leaves(entry.value, (*path, key))
+    else:
+        yield path, node
+
+
+def _tags(tree: Node, path: Path) -> Iterator[str]:
+    """The tags on the way to a value: what they do, a comparison of values does not show."""
+    for length in range(len(path) + 1):
+        if tag := find(tree, path[:length])[0].tag:
+            yield tag

@@ -1,0 +1,104 @@
+"""A model, from its file to its spec, with all that led to it."""
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+from compiler.check.layers import Layers, merge_models, without_known
+from compiler.check.placement import check_placement
+from compiler.check.validate import validate
+from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span
+from compiler.layering.layers import Layer
+from compiler.layering.merge import Merged
+from compiler.lint.rules import Subject, lint
+from compiler.lower.serve import Model
+from compiler.source.project import BASE, NAME, REGISTRY
+from runtime.application import RESERVED_NAMES, ModelSpec
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledModel:
+    """A model with all that led to it; disabled ones too."""
+
+    model: Model
+    layers: list[Layer]
+    merged: Merged
+
+
+def compile_models(layers: Layers, found: list[Diagnostic]) -> list[CompiledModel]:
+    """Every model whose files can be read and put in order; each file is checked, used or not."""
+    for profile in layers.project.profiles:
+        layers.get(f"{BASE}/{profile}.yaml")
+    attempts = (collect(found, partial(compile_model, layers, name)) for name in layers.project.models)
+    return [compiled for compiled in attempts if compiled is not None]
+
+
+def compile_model(layers: Layers, name: str) -> CompiledModel | None:
+    """One model; None where one of its files is at fault by itself. Raises ConfigErrors."""
+    file = f"{REGISTRY}/{name}.yaml"
+    check_name(name, file, RESERVED_NAMES)
+    with found_through(file):
+        stack = layers.under(file)
+        return None if stack is None else compile_layers(name, file, stack, layers)
+
+
+def compile_layers(
+    name: str, file: str, stack: list[Layer], layers: Layers, idle: Collection[str] = ()
+) -> CompiledModel | None:
+    """Merge and check. `idle`: files whose tags may find nothing to act on. As `compile_model`."""
+    merged = merge_models(stack)
+    found = [
+        each for each in merged.found if each.code != "E208" or not each.primary or each.primary.span.file not in idle
+    ]
+    spec = None
+    try:
+        spec = validate(merged.tree, ModelSpec)
+        found += check_placement(merged.tree, spec)
+    except ConfigErrors as errors:
+        found += errors.diagnostics
+    if new := without_known(found, layers.found):
+        raise ConfigErrors(new)
+    return None if spec is None else CompiledModel(Model(name, file, spec), stack, merged)
+
+
+def lint_models(models: list[CompiledModel]) -> Iterator[Diagnostic]:
+    """What the lints find in each model."""
+    ids = {compiled.model.spec.model.model_id for compiled in models}
+    for each in models:
+        subject = Subject(each.model.name, each.model.file, each.model.spec, each.layers, each.merged, ids)
+        yield from (through(each.model.file, diagnostic) for diagnostic in lint(subject))
+
+
+def through(file: str, diagnostic: Diagnostic) -> Diagnostic:
+    """The finding, with the model that it was found through where it shows no place of that model's file."""
+    labels = [label for label in (diagnostic.primary, *diagnostic.secondary) if label]
+    return diagnostic if any(label.span.file == file for label in labels) else replace(diagnostic, compiling=(file,))
+
+
+@contextmanager
+def found_through(file: str) -> Iterator[None]:
+    """Errors raised within name the model that they were found through."""
+    try:
+        yield
+    except ConfigErrors as errors:
+        raise ConfigErrors(through(file, diagnostic) for diagnostic in errors.diagnostics) from errors
+
+
+def check_name(name: str, file: str, reserved: Collection[str] = ()) -> None:
+    """Raise ConfigErrors (E109) for a name that cannot be a route and a folder."""
+    if not NAME.fullmatch(name) or name in reserved:
+        reason = "is a name of the gateway's" if name in reserved else "has characters other than A-Z a-z 0-9 . _ -"
+        raise ConfigErrors([Diagnostic("E109", f"file name `{name}` {reason}", Label(Span(file, 1, 1, 1, 1)))])
+
+
+def collect(found: list[Diagnostic], step: Callable[[], T]) -> T | None:
+    """Run one step; its findings join the others, and the compile goes on to find more."""
+    try:
+        return step()
+    except ConfigErrors as errors:
+        found += errors.diagnostics
+        return None
