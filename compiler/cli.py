@@ -7,7 +7,6 @@ import argparse
 import io
 import os
 import sys
-import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,8 +18,14 @@ EXAMPLES = """\
 examples:
   llm-serve compile                 compile registry/ into generated/
   llm-serve compile --check         fail (exit 2, with a diff) if generated/ is not what registry/ says
-  llm-serve compile --format json   diagnostics and changes for machines
+  llm-serve lint --fix              find what is probably not meant so, and mend what can be mended
+  llm-serve explain mosaicml--mpt-7b-chat model_config.generation.max_batch_size
+  llm-serve new acme/chat-7b --extends families/mpt --extends engines/vllm
+  llm-serve explain-code W203       what a code of a finding means
 """
+
+_FINDINGS = ("human", "json", "github", "sarif")
+_PLAIN = ("human", "json")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -47,7 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character shows its number
     options = _parser().parse_args(arguments)
     try:
-        exit_code = _compile(options)
+        from compiler.verbs import run
+
+        exit_code = run(options)
         sys.stdout.flush()
         return exit_code
     except BrokenPipeError:
@@ -73,56 +80,81 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version")
-    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    compile_ = verbs.add_parser(
-        "compile",
-        help="compile registry/ and base/ into generated/",
-        description="Compile registry/ and base/ into generated/. Nothing is written while there are errors.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", dest="verb", required=True)
+
+    compile_ = _verb(verbs, "compile", "compile registry/ and base/ into generated/", _FINDINGS)
+    compile_.description = "Compile registry/ and base/ into generated/. Nothing is written while there are errors."
     compile_.add_argument("--check", action="store_true", help="write nothing; exit 2 with a diff on any difference")
-    compile_.add_argument("--root", type=Path, help="the project's folder (default: the nearest one with a registry/)")
-    compile_.add_argument("--format", choices=("human", "json"), default="human", help="how to print findings")
-    compile_.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)
+
+    lint = _verb(verbs, "lint", "find what is wrong, or probably not meant so; exit 1 if anything is", _FINDINGS)
+    lint.add_argument("--fix", action="store_true", help="remove dead overrides, write new names for old ones")
+
+    explain = _verb(verbs, "explain", "say what a value is, and every layer that set it", _PLAIN)
+    _about_a_model(explain)
+    explain.add_argument(
+        "path", nargs="?", default="", help="such as scaling_config.num_workers; all values if left out"
+    )
+
+    show = _verb(verbs, "show", "print the merged config of a model", ())
+    _about_a_model(show)
+    show.add_argument("--origins", action="store_true", help="say behind each line where it is from")
+
+    ls = _verb(verbs, "ls", "list models", _PLAIN)
+    graph = _verb(verbs, "graph", "draw which layers lie on which", ("text", "dot", "mermaid"))
+    for each in (ls, graph):
+        each.epilog = SELECTORS
+        each.add_argument("selectors", nargs="*", metavar="SELECTOR", help="which models; all if left out")
+
+    new = _verb(verbs, "new", "write a new model file", ())
+    new.add_argument("model_id", metavar="MODEL_ID", help="public name and hub repository, such as acme/chat-7b")
+    new.add_argument("--extends", action="append", default=[], metavar="LAYER", help="a layer to stand on; repeatable")
+
+    fmt = _verb(verbs, "fmt", "put the keys of files in order and tidy their lines", ())
+    fmt.add_argument("files", nargs="*", metavar="FILE", help="which files; all of base/ and registry/ if left out")
+    fmt.add_argument("--check", action="store_true", help="write nothing; exit 2 if a file is not in its form")
+
+    schema = _verb(verbs, "schema", "write the schemas that editors check files with", ())
+    schema.add_argument("--check", action="store_true", help="write nothing; exit 2 if they are not current")
+
+    explain_code = _verb(verbs, "explain-code", "say what a code of a finding means", ())
+    explain_code.add_argument("code", nargs="?", metavar="CODE", help="such as E301; all codes if left out")
     return parser
 
 
-def _compile(options: argparse.Namespace) -> int:
-    from compiler import report
-    from compiler.build.publish import differences, ours, publish
-    from compiler.diagnostics import ConfigErrors
-    from compiler.pipeline import compile_project, outputs
-    from compiler.source.project import Project, find_root
+SELECTORS = """\
+selectors:
+  NAME, 'acme--*'      models by file name or glob
+  base:engines/vllm    all that lie on a profile
+  engine:vLLM          all that run on an engine
+  cluster:gpu          all that a cluster serves
+  +NAME, NAME+         a model and those that it lies on; and those that lie on it
+  changed              those whose generated file is not current
+"""
 
-    root = find_root(options.root or Path.cwd())
-    if root is None or (options.root and root != options.root):
-        report.print_failure(f"there is no registry/ in {options.root or 'this folder or above it'}")
-        return WRONG_CONFIG
-    project = Project(root)
-    start = time.perf_counter()
-    try:
-        compiled = compile_project(project)
-        changes, foreign = ours(root, differences(root, outputs(compiled)))
-        if not options.check:
-            publish(root, changes)
-    except ConfigErrors as errors:
-        if options.format == "json":
-            report.print_json(errors.diagnostics, {"changes": []})
-        else:
-            report.print_diagnostics(errors.diagnostics, project.line)
-        return WRONG_CONFIG
-    seconds = time.perf_counter() - start
-    warnings = [*compiled.found, *foreign]
-    if options.format == "json":
-        report.print_json(warnings, {"changes": [change.path for change in changes]})
+
+def _verb(
+    verbs: "argparse._SubParsersAction[_Parser]", name: str, help_: str, formats: tuple[str, ...]
+) -> argparse.ArgumentParser:
+    """A command, with the options that all have."""
+    verb = verbs.add_parser(
+        name,
+        help=help_,
+        description=f"{help_[0].upper()}{help_[1:]}.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verb.add_argument("--root", type=Path, help="the project's folder (default: the nearest one with a registry/)")
+    verb.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)
+    if formats:
+        verb.add_argument("--format", choices=formats, default=formats[0], help="how to print the result")
     else:
-        report.print_diagnostics(warnings, project.line)
-        if options.check:
-            report.print_differences(changes, foreign)
-        else:
-            report.print_compiled(len(compiled.enabled), len(compiled.clusters), seconds, changes)
-    return DIFFERENT if options.check and (changes or foreign) else OK
+        verb.set_defaults(format="human")
+    return verb
+
+
+def _about_a_model(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("model", metavar="MODEL", help="file name or model id")
+    verb.add_argument("--cluster", metavar="NAME", help="as this cluster serves it, with its overlay")
 
 
 if __name__ == "__main__":

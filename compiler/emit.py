@@ -24,7 +24,7 @@ def emit(document: dict[str, Any], header: str) -> bytes:
 
 def _mapping(mapping: dict[str, Any], indent: int) -> Iterator[str]:
     for key, value in mapping.items():
-        yield from _item(f"{' ' * indent}{_scalar(key)}:", value, indent)
+        yield from _item(f"{' ' * indent}{scalar(key)}:", value, indent)
 
 
 def _sequence(items: list[Any], indent: int) -> Iterator[str]:
@@ -43,10 +43,11 @@ def _item(prefix: str, value: Any, indent: int) -> Iterator[str]:
         yield prefix
         yield from _mapping(value, indent + 2) if isinstance(value, dict) else _sequence(value, indent + 2)
     else:
-        yield f"{prefix} {_scalar(value)}"
+        yield f"{prefix} {scalar(value)}"
 
 
-def _scalar(value: Any) -> str:
+def scalar(value: Any) -> str:
+    """One value on one line."""
     match value:
         case None:
             return "null"

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from compiler.diagnostics import CODES, WAIVABLE, Diagnostic, Label, Span, did_you_mean
+from compiler.codes import CODES, WAIVABLE
+from compiler.diagnostics import Diagnostic, Label, Span, did_you_mean
 from compiler.layering.merge import WAIVE
 from compiler.source.tree import Mapping, Scalar, kind
 

@@ -41,6 +41,11 @@ def stack(project: Project, file: str) -> list[Layer]:
     return [Layer(name, project.tree(name)) for name in _Linearizer(project).order((start,))]
 
 
+def extended(project: Project, file: str) -> list[str]:
+    """The files that one file extends, in its order; the defaults where it names none. Raises ConfigErrors."""
+    return [reference.file for reference in _Linearizer(project).references(file)]
+
+
 class _Linearizer:
     """C3 over the files of one project; each file's order is worked out once."""
 
@@ -56,7 +61,7 @@ class _Linearizer:
         if len(path) > MAX_CHAIN:
             problem = f"a chain of more than {MAX_CHAIN} layers, each extending the next"
             raise ConfigErrors([Diagnostic("E203", problem, Label(path[-1].span))])
-        references = self._references(file)
+        references = self.references(file)
         parents = []
         for reference in references:
             if reference.file in (step.file for step in path):
@@ -66,7 +71,7 @@ class _Linearizer:
         self.orders[file] = [*self._merge(file, [direct, *parents], references), file]
         return self.orders[file]
 
-    def _references(self, file: str) -> list[_Reference]:
+    def references(self, file: str) -> list[_Reference]:
         """What `file` extends, the defaults under everything included."""
         defaults = f"{BASE}/{DEFAULTS}.yaml"
         found: list[Diagnostic] = []

@@ -78,6 +78,15 @@ class Project:
                 return None
         return lines[number - 1].rstrip("\r") if number <= len(lines) else None
 
+    def text(self, file: str) -> str:
+        """A source file's text. Raises ConfigErrors, those of its YAML too."""
+        self.tree(file)
+        return self._read(file).decode("utf-8")
+
+    def changed(self, files: dict[str, bytes]) -> "Project":
+        """The project as it would be with other contents of some of its files; nothing is written."""
+        return Project(self.root, _bytes={**self._bytes, **files})
+
     def _read(self, file: str) -> bytes:
         if file in self._bytes:
             return self._bytes[file]

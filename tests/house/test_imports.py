@@ -22,7 +22,7 @@ PACKAGES = {
 
 LAYERS = {
     "compiler": (
-        ("compiler.__init__", "compiler.diagnostics"),
+        ("compiler.__init__", "compiler.codes", "compiler.diagnostics"),
         ("compiler.source",),
         ("compiler.layering",),
         ("compiler.check",),
@@ -34,8 +34,11 @@ LAYERS = {
         ("compiler.clusters",),
         ("compiler.pipeline",),
         ("compiler.reference",),
+        ("compiler.review",),
+        ("compiler.edit",),
         ("compiler.report",),
         ("compiler.cli",),
+        ("compiler.verbs",),
     ),
     "runtime": (
         ("runtime.__init__", "runtime.errors"),

@@ -1,0 +1,1 @@
+"""Writing config files: mending, formatting, making new ones. Comments and layout stay."""
