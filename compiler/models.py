@@ -15,6 +15,7 @@ from compiler.layering.merge import Merged
 from compiler.lint.rules import Subject, lint
 from compiler.lower.serve import Model
 from compiler.source.project import BASE, NAME, REGISTRY
+from compiler.source.tree import Mapping
 from runtime.application import RESERVED_NAMES, ModelSpec
 
 T = TypeVar("T")
@@ -68,8 +69,13 @@ def compile_layers(
 def lint_models(models: list[CompiledModel]) -> Iterator[Diagnostic]:
     """What the lints find in each model."""
     ids = {compiled.model.spec.model.model_id for compiled in models}
+    above: dict[str, list[Mapping]] = {}
     for each in models:
-        subject = Subject(each.model.name, each.model.file, each.model.spec, each.layers, each.merged, ids)
+        for layer in each.layers[:-1]:
+            above.setdefault(layer.file, []).append(each.merged.tree)
+    for each in models:
+        model, standing = each.model, above.get(each.model.file, [])
+        subject = Subject(model.name, model.file, model.spec, each.layers, each.merged, standing, ids)
         yield from (through(each.model.file, diagnostic) for diagnostic in lint(subject))
 
 

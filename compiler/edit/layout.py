@@ -46,7 +46,10 @@ def _ordered(lines: list[str], node: Mapping, path: Path, rows: tuple[int, int],
         else:
             blocks[entry.key] = _verbatim(lines, start, end, value)
     head = _plain(lines, rows[0], starts[0] - 1)
-    return [*head, *(line for key in _keys(node, path, schema) for line in blocks[key])]
+    body = [line for key in _keys(node, path, schema) for line in blocks[key]]
+    while path and not body[0][0]:
+        del body[0]
+    return [*head, *body]
 
 
 def _start(lines: list[str], line: int, column: int, first: int) -> int:

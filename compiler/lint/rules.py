@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from compiler.diagnostics import Diagnostic, Fix, Label, Span
 from compiler.layering.layers import Layer
 from compiler.layering.merge import ENABLED, Merged
-from compiler.source.tree import Mapping, Node, Sequence, definitions, find, plain, same
+from compiler.source import tags
+from compiler.source.tree import Mapping, Node, Sequence, definitions, find, leaves, plain, same
 from runtime.application import ModelSpec
 
 Path = tuple[str, ...]
@@ -26,13 +27,14 @@ _BATCH: Path = (*_GENERATION, "max_batch_size")
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A compiled model, and the ids of all models of the registry."""
+    """A compiled model, the merged trees of those that lie on it, and the ids of all models of the registry."""
 
     name: str
     file: str
     spec: ModelSpec
     layers: list[Layer]
     merged: Merged
+    above: list[Mapping]
     model_ids: Collection[str]
 
     def label(self, path: Path, text: str = "") -> Label:
@@ -49,16 +51,25 @@ def lint(subject: Subject) -> Iterator[Diagnostic]:
 
 def dead_override(subject: Subject) -> Iterator[Diagnostic]:
     """W201: a value of the model's own file that says what it would inherit."""
-    for path, node in _leaves(subject.layers[-1].tree):
+    for path, node in leaves(subject.layers[-1].tree):
         below, _, reached = find(subject.merged.below, path)
         value, _, _ = find(subject.merged.tree, path)
         if reached != path or path == (ENABLED,) or any(tag for tag in _tags(subject.layers[-1].tree, path)):
             continue
-        if same(value, below):
+        if same(value, below) and not any(_wins(subject.file, path, tree) for tree in subject.above):
             message = f"this override changes nothing: `{'.'.join(path)}` is the same below"
             place = Label(definitions(below)[0].span, "set here")
             advice = "remove the line, or run `llm-serve lint --fix`"
             yield Diagnostic("W201", message, Label(node.span, "same value"), (place,), advice, fix=Fix(path))
+
+
+def _wins(file: str, path: Path, tree: Mapping) -> bool:
+    """Whether a model above has the file's value where it would have another one without it."""
+    node, _, reached = find(tree, path)
+    layers = [layer for layer in definitions(node) if layer.tag not in tags.EDITS]
+    if reached != path or not layers or layers[0].span.file != file:
+        return False
+    return len(layers) == 1 or not same(layers[0], layers[1])
 
 
 def other_models_name(subject: Subject) -> Iterator[Diagnostic]:
@@ -209,14 +220,6 @@ RULES: tuple[Callable[[Subject], Iterator[Diagnostic]], ...] = (
     unpinned_remote_code,
     ignored_placement,
 )
-
-
-def _leaves(node: Node, path: Path = ()) -> Iterator[tuple[Path, Node]]:
-    if isinstance(node, Mapping) and (node.entries or not path):
-        for key, entry in node.entries.items():
-            yield from _leaves(entry.value, (*path, key))
-    else:
-        yield path, node
 
 
 def _tags(tree: Node, path: Path) -> Iterator[str]:

@@ -2,18 +2,20 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic_core import PydanticUndefined
 
-from compiler.check.fields import every_field, fields_at, models_in, rules
+from compiler.check.fields import DISCRIMINATOR, every_field, fields_at, models_in, rules
 from compiler.diagnostics import Span, did_you_mean
 from compiler.source import tags
-from compiler.source.tree import Mapping, Node, Plain, Scalar, definitions, find, plain
+from compiler.source.tree import Mapping, Node, Plain, Scalar, definitions, find, leaves, plain
 from runtime.application import ModelSpec
+from runtime.engines import engine_named
 
 Path = tuple[str, ...]
 
-_EDITS = {tags.APPEND: "appended", tags.PREPEND: "prepended", tags.REMOVE: "removed"}
+_EDITED = dict(zip(tags.EDITS, ("appended", "prepended", "removed"), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +43,16 @@ def explain(tree: Mapping, dotted: str) -> list[Explanation]:
     path = tuple(dotted.split(".")) if dotted else ()
     node, _, reached = find(tree, path)
     if reached == path and isinstance(node, Mapping) and (node.entries or not path):
-        return [found for below, leaf in _leaves(node, path) for found in [_explained(below, leaf)]]
+        return [found for below, leaf in leaves(node, path) for found in [_explained(tree, below, leaf)]]
     if reached == path:
-        return [_explained(path, node)]
-    return [found for found in (_dropped(tree, path), _default(path)) if found][:1]
+        return [_explained(tree, path, node)]
+    return [found for found in (_dropped(tree, path), _default(tree, path)) if found][:1]
 
 
 def known_paths(tree: Mapping) -> list[str]:
     """Every path that `explain` can say something about."""
     declared = {".".join(path) for path, _ in every_field(ModelSpec)}
-    return sorted({*declared, *(".".join(path) for path, _ in _leaves(tree, ()))})
+    return sorted({*declared, *(".".join(path) for path, _ in leaves(tree, ()))})
 
 
 def whole_path(tree: Mapping, dotted: str) -> str:
@@ -71,16 +73,16 @@ def guess(tree: Mapping, dotted: str) -> str | None:
     return by_end[end] if end else None
 
 
-def _explained(path: Path, node: Node) -> Explanation:
+def _explained(tree: Mapping, path: Path, node: Node) -> Explanation:
     below = tuple(_outcomes(definitions(node), path))
-    return Explanation(".".join(path), plain(node), True, (*below, *_schema(path, "overridden")))
+    return Explanation(".".join(path), plain(node), True, (*below, *_schema(tree, path, "overridden")))
 
 
 def _outcomes(layers: tuple[Node, ...], path: Path) -> Iterator[Definition]:
     decided = False
     for index, node in enumerate(layers):
-        outcome = "overridden" if decided else _EDITS.get(node.tag or "") or _winner(node, path, layers[index + 1 :])
-        decided = decided or outcome not in (*_EDITS.values(), "merged")
+        outcome = "overridden" if decided else _EDITED.get(node.tag or "") or _winner(node, path, layers[index + 1 :])
+        decided = decided or outcome not in (*_EDITED.values(), "merged")
         value = None if node.tag == tags.UNSET else plain(node)
         yield Definition(node.span, value, node.tag, outcome)
 
@@ -108,30 +110,34 @@ def _dropped(tree: Mapping, path: Path) -> Explanation | None:
         outcome = "unset" if ender.tag == tags.UNSET else "another engine: drops what was set for the old one"
         first = Definition(ender.span, None if ender.tag == tags.UNSET else plain(ender), ender.tag, outcome)
         rows = (Definition(node.span, plain(node), node.tag, "dropped") for node in said)
-        default = _schema(path, "wins")
+        default = _schema(tree, path, "wins")
         value = default[0].value if default else None
         return Explanation(".".join(path), value, bool(default), (first, *rows, *default))
     return None
 
 
-def _default(path: Path) -> Explanation | None:
+def _default(tree: Mapping, path: Path) -> Explanation | None:
     """A field that no layer sets."""
     if not fields_at(ModelSpec, path):
         return None
-    default = _schema(path, "wins")
+    default = _schema(tree, path, "wins")
     return Explanation(".".join(path), default[0].value if default else None, bool(default), tuple(default))
 
 
-def _schema(path: Path, outcome: str) -> list[Definition]:
-    found = [field for field in fields_at(ModelSpec, path) if not models_in(field.annotation)]
-    if not found or found[0].get_default(call_default_factory=True) is PydanticUndefined or path[-1] == "type":
+def _schema(tree: Mapping, path: Path, outcome: str) -> list[Definition]:
+    """What holds where no layer says anything."""
+    found = [field for field in fields_at(ModelSpec, _of_engine(tree, path)) if not models_in(field.annotation)]
+    default: Any = found[0].get_default(call_default_factory=True) if found else PydanticUndefined
+    if default is PydanticUndefined or path[-1] == DISCRIMINATOR:
         return []
-    return [Definition(None, found[0].get_default(call_default_factory=True), None, outcome)]
+    return [Definition(None, default, None, outcome)]
 
 
-def _leaves(node: Node, path: Path) -> Iterator[tuple[Path, Node]]:
-    if isinstance(node, Mapping) and (node.entries or not path):
-        for key, entry in node.entries.items():
-            yield from _leaves(entry.value, (*path, key))
-    else:
-        yield path, node
+def _of_engine(tree: Mapping, path: Path) -> Path:
+    """The path by way of the chosen engine: another engine's fields have no default here."""
+    for at in rules(ModelSpec).discriminators:
+        chosen, _, reached = find(tree, (*at, DISCRIMINATOR))
+        engine = engine_named(str(plain(chosen))) if len(reached) > len(at) else None
+        if path[: len(at)] == at and engine:
+            return (*at, engine.name, *path[len(at) :])
+    return path

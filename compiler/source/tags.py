@@ -6,6 +6,8 @@ from typing import Literal
 Kind = Literal["mapping", "list", "scalar"]
 
 UNSET, REPLACE, APPEND, PREPEND, REMOVE = "!unset", "!replace", "!append", "!prepend", "!remove"
+EDITS = (APPEND, PREPEND, REMOVE)
+"""Tags that change a list instead of replacing it."""
 FINAL, FORCE, TEMPLATE = "!final", "!force", "!template"
 
 

@@ -1,6 +1,7 @@
 """The located tree: immutable YAML nodes that know where they were written, and what lies under them."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -112,6 +113,15 @@ def same(one: Node, other: Node) -> bool:
             return kinds and one.value == other.value and (one.tag == TEMPLATE) == (other.tag == TEMPLATE)
         case _:
             return False
+
+
+def leaves(node: Node, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Node]]:
+    """Every value below with its path: scalars, lists and empty mappings."""
+    if isinstance(node, Mapping) and (node.entries or not path):
+        for key, entry in node.entries.items():
+            yield from leaves(entry.value, (*path, key))
+    else:
+        yield path, node
 
 
 def has_templates(node: Node) -> bool:

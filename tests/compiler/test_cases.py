@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from compiler.cli import main
-from compiler.diagnostics import CODES
+from compiler.codes import CODES
 
 CASES = Path(__file__).parent / "cases"
 NAMES = sorted(folder.name for folder in CASES.iterdir())
