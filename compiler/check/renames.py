@@ -42,6 +42,14 @@ def _within(parent: Path, old: str, *new: str) -> Rename:
     return Rename(parent, old, tuple((*parent, *name.split(".")) for name in new))
 
 
+def _gone_from(parent: Path, old: str, why: str) -> Rename:
+    return Rename(parent, old, gone=why)
+
+
+_RUNNERS: Dict[ScalarValue, ScalarValue] = {
+    "generate": "generate",
+    **dict.fromkeys(("classify", "embed", "embedding", "reward", "score"), "pooling"),
+}
 _ATTENTION: Path = (*_INITIALIZER, "attn_implementation")
 
 RENAMES = (
@@ -59,8 +67,46 @@ RENAMES = (
     _within(_TRANSFORMERS, "load_in_8bit", "quantization_config.load_in_8bit"),
     _within(_TRANSFORMERS, "load_in_4bit", "quantization_config.load_in_4bit"),
     _within(_TRANSFORMERS, "use_auth_token", "token"),
-    Rename(_TRANSFORMERS, "low_cpu_mem_usage", gone="transformers 5 always loads so"),
-    Rename(_TRANSFORMERS, "resume_download", gone="downloads always resume"),
+    _gone_from(_TRANSFORMERS, "low_cpu_mem_usage", "transformers 5 always loads so"),
+    _gone_from(_TRANSFORMERS, "_fast_init", "transformers 5 ignores it"),
+    _gone_from(_TRANSFORMERS, "mirror", "transformers 5 ignores it; `s3_mirror_config` is a mirror"),
+    _gone_from(_TRANSFORMERS, "offload_state_dict", "transformers 5 ignores it"),
+    _gone_from(_TRANSFORMERS, "resume_download", "downloads always resume"),
+    Rename(_VLLM, "disable_log_requests", ((*_VLLM, "enable_log_requests"),), {False: True}, "that is the default"),
+    Rename(_VLLM, "disable_mm_preprocessor_cache", ((*_VLLM, "mm_processor_cache_gb"),), {True: 0}, "it is on anyway"),
+    Rename(_VLLM, "task", ((*_VLLM, "runner"),), _RUNNERS, "vLLM finds it out from the model"),
+    _within(_VLLM, "cuda_graph_sizes", "cudagraph_capture_sizes"),
+    _within(_VLLM, "guided_decoding_backend", "structured_outputs_config.backend"),
+    _within(_VLLM, "num_speculative_tokens", "speculative_config.num_speculative_tokens"),
+    _within(_VLLM, "override_pooler_config", "pooler_config"),
+    _within(_VLLM, "rope_scaling", "hf_overrides.rope_scaling"),
+    _within(_VLLM, "rope_theta", "hf_overrides.rope_theta"),
+    _within(_VLLM, "speculative_model", "speculative_config.model"),
+    _gone_from(_VLLM, "calculate_kv_scales", "vLLM has dropped it"),
+    _gone_from(_VLLM, "device", "vLLM finds the device itself"),
+    _gone_from(_VLLM, "disable_async_output_proc", "vLLM has one way of processing output"),
+    _gone_from(_VLLM, "enable_prompt_adapter", "vLLM has dropped prompt adapters"),
+    _gone_from(_VLLM, "enable_reasoning", "`reasoning_parser` alone turns it on"),
+    _gone_from(_VLLM, "engine_use_ray", "llm-serve runs the engine"),
+    _gone_from(_VLLM, "long_lora_scaling_factors", "vLLM has dropped it"),
+    _gone_from(_VLLM, "lora_extra_vocab_size", "vLLM has dropped it"),
+    _gone_from(_VLLM, "max_context_len_to_capture", "`cudagraph_capture_sizes` says what is captured"),
+    _gone_from(_VLLM, "max_seq_len_to_capture", "`cudagraph_capture_sizes` says what is captured"),
+    _gone_from(_VLLM, "multi_step_stream_outputs", "vLLM schedules each step"),
+    _gone_from(_VLLM, "num_lookahead_slots", "`speculative_config` says it"),
+    _gone_from(_VLLM, "num_scheduler_steps", "vLLM schedules each step"),
+    _gone_from(_VLLM, "preemption_mode", "vLLM always recomputes"),
+    _gone_from(_VLLM, "qlora_adapter_name_or_path", "vLLM has dropped it"),
+    _gone_from(_VLLM, "quantization_param_path", "the checkpoint holds the scales"),
+    _gone_from(_VLLM, "scheduler_delay_factor", "vLLM has dropped it"),
+    _gone_from(_VLLM, "swap_space", "vLLM recomputes instead of swapping"),
+    _gone_from(_VLLM, "tokenizer_pool_size", "vLLM has dropped it"),
+    _gone_from(_VLLM, "use_v2_block_manager", "vLLM has no other"),
+    _gone_from(_VLLM, "worker_use_ray", "llm-serve places the workers"),
+    _within(_DEEPSPEED, "ep_size", "moe.ep_size"),
+    _within(_DEEPSPEED, "moe_experts", "moe.moe_experts"),
+    _gone_from(_DEEPSPEED, "mp_size", "`scaling_config.num_workers` says it"),
+    _gone_from(_DEEPSPEED, "replace_method", "DeepSpeed needs it no longer"),
 )
 """Outer names come first: a later row finds its parent under the parent's new name."""
 
@@ -87,9 +133,7 @@ def _apply(rename: Rename, tree: Mapping, old: Entry, found: list[Diagnostic]) -
         found.append(_gone(rename, old))
         return _without(tree, (*rename.parent, rename.old))
     names = " and ".join(f"`{_place(rename, path)}`" for path in rename.new)
-    fix = None
-    if isinstance(value, Scalar) and value.tag is None:
-        fix = Fix((*rename.parent, rename.old), tuple((path, value.value) for path in rename.new))
+    fix = _fix(rename, value)
     message = f"`{rename.old}` is called {names} now"
     found.append(Diagnostic("W301", message, Label(old.key_span), help=_advice(rename, value), fix=fix))
     if all(path[:-1] == rename.parent for path in rename.new):
@@ -109,6 +153,14 @@ def _today(rename: Rename, value: Node) -> Node | None:
     if not isinstance(value, Scalar) or value.tag is not None or value.value not in rename.values:
         return None
     return replace(value, value=rename.values[value.value])
+
+
+def _fix(rename: Rename, value: Node) -> Fix | None:
+    """A key that only gets another name keeps its value, whatever that is; only single values move elsewhere."""
+    stays = len(rename.new) == 1 and rename.new[0][:-1] == rename.parent
+    if isinstance(value, Scalar) and value.tag is None:
+        return Fix((*rename.parent, rename.old), tuple((path, value.value) for path in rename.new))
+    return Fix((*rename.parent, rename.old), ((rename.new[0], None),)) if stays and not rename.values else None
 
 
 def _gone(rename: Rename, old: Entry) -> Diagnostic:

@@ -46,12 +46,11 @@ def _find(source: str, tree: Mapping, path: Path) -> _Spot | None:
     return _Spot(Text(source), parent, parent.entries[path[-1]])
 
 
-def _renamed(spot: _Spot, names: list[str], value: ScalarValue) -> str | None:
+def _renamed(spot: _Spot, names: list[str], value: ScalarValue) -> str:
     """The entry under its new names, where it stands."""
     text, entry = spot.text, spot.entry
-    if not isinstance(entry.value, Scalar):
-        whole = len(names) == 1 and text.replaced(text.start(entry.key_span), text.end(entry.key_span), names[0])
-        return whole or None
+    if not isinstance(entry.value, Scalar) or entry.value.tag:
+        return text.replaced(text.start(entry.key_span), text.end(entry.key_span), names[0])
     same = entry.value.value == value and isinstance(entry.value.value, bool) == isinstance(value, bool)
     written = text.slice(entry.value.span) if same else scalar(value)
     between = ", " if spot.is_flow else "\n" + " " * (entry.key_span.column - 1)

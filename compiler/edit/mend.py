@@ -21,11 +21,11 @@ def mend(project: Project) -> list[Change]:
     before = outputs(compile_project(project))
     for _ in range(MAX_ROUNDS):
         found = [each for each in compile_project(_with(project, texts)).found if each.fix and each.primary]
-        renames = [each for each in found if each.code.startswith("W3")]
-        todo = [each for each in renames or found if _key(each) not in tried]
+        todo = [each for each in found if _key(each) not in tried]
+        renames = [each for each in todo if each.code.startswith("W3")]
         if not todo:
             break
-        for each in todo:
+        for each in renames or todo:
             tried.add(_key(each))
             mended = _mended(project, texts, each)
             if mended and _same_outputs(project, {**texts, **mended}, before):
