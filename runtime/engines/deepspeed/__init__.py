@@ -25,6 +25,7 @@ class DeepSpeed(TransformersConfig):
             "init_inference",
             ours=(
                 ("dtype", "initializer.dtype"),
+                ("kernel_inject", "initializer.use_kernel"),
                 ("max_out_tokens", "initializer.max_tokens"),
                 ("max_tokens", "initializer.max_tokens"),
                 ("replace_with_kernel_inject", "initializer.use_kernel"),
