@@ -10,9 +10,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-OK, WRONG_CONFIG, DIFFERENT, WRONG_USAGE, OUR_BUG = 0, 1, 2, 64, 70
-READER_GONE = 128 + 13
-"""What shells say of a program that SIGPIPE has ended, as `llm-serve compile --check | head` does."""
+from compiler.exits import INTERRUPTED, OUR_BUG, READER_GONE, WRONG_USAGE
 
 EXAMPLES = """\
 examples:
@@ -61,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at its end
         return READER_GONE
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     except Exception as error:
         from compiler.report import print_failure
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from compiler import report
 from compiler.build.publish import Change, differences, ours, publish
-from compiler.cli import DIFFERENT, OK, WRONG_CONFIG
 from compiler.codes import CODES
 from compiler.diagnostics import ConfigErrors, Diagnostic, did_you_mean, has_errors
 from compiler.edit.layout import layout
 from compiler.edit.mend import mend
 from compiler.edit.new import model_file
+from compiler.exits import DIFFERENT, OK, WRONG_CONFIG
 from compiler.layering.layers import extended
 from compiler.lower.serve import Model
 from compiler.models import CompiledModel

@@ -12,6 +12,6 @@ class FileKeys(Schema):
 
     extends: str | Annotated[list[str], Field(min_length=1)] = []
     """The layers that this file lies on: one name or a list, in which a later entry lies on an earlier one. A name is
-    a path under `registry/` or `base/` without `.yaml`. `base/defaults` lies under everything."""
+    a path under `registry/` or `base/` without `.yaml`. `base/defaults.yaml` lies under everything."""
     waive: dict[str, str] = {}
-    """Findings that are meant to be so: code -> reason, such as `W209: the mirror holds one fixed commit`."""
+    """Findings that are meant to be so: code -> reason, such as `W208: the mirror holds one fixed commit`."""

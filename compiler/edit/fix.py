@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from compiler.diagnostics import Fix
+from compiler.diagnostics import ConfigErrors, Fix
 from compiler.edit.text import Text
 from compiler.emit import scalar
 from compiler.source.syntax import parse
-from compiler.source.tree import Entry, Mapping, Scalar, ScalarValue, find
+from compiler.source.tree import Entry, Mapping, Scalar, ScalarValue, find, leaves, plain
 
 Path = tuple[str, ...]
 
@@ -14,6 +14,25 @@ Path = tuple[str, ...]
 def apply(source: str, file: str, fix: Fix) -> str | None:
     """The text with one fix made; None where that takes a person (a mapping that would have to move, say)."""
     tree = parse(source.encode(), file)
+    try:
+        result = _applied(source, tree, file, fix)
+        changed = None if result is None else parse(result.encode(), file)
+    except ConfigErrors:  # nothing would be left, or a comment would become a part of a text
+        return None
+    return result if changed is not None and _rest(tree, fix.remove) == _rest(changed, *_new(fix)) else None
+
+
+def _new(fix: Fix) -> list[Path]:
+    return [path for path, _ in fix.put]
+
+
+def _rest(tree: Mapping, *paths: Path) -> dict[Path, object]:
+    """All values that are not at one of the paths, or below it; empty mappings aside."""
+    found = {path: (node.tag, plain(node)) for path, node in leaves(tree) if plain(node) != {}}
+    return {path: value for path, value in found.items() if not any(path[: len(each)] == each for each in paths)}
+
+
+def _applied(source: str, tree: Mapping, file: str, fix: Fix) -> str | None:
     spot = _find(source, tree, fix.remove)
     if spot is None:
         return None

@@ -101,7 +101,8 @@ def _inside_scalars(node: Node) -> list[int]:
         case Sequence():
             return [line for item in node.items for line in _inside_scalars(item)]
         case Scalar():
-            return list(range(node.span.line + 1, node.span.end_line + 1))
+            last = node.span.end_line - (node.span.end_column == 1)  # a block scalar ends where the next line begins
+            return list(range(node.span.line + 1, last + 1))
 
 
 def _without_gaps(lines: list[_Line]) -> list[str]:

@@ -15,7 +15,9 @@ _NAME = r"(?:[A-Za-z0-9]+[_-])*(?:token|secret|password|passwd|api_?key|access_?
 _SPECIAL_TOKEN = re.compile(r"(?:audio|bos|cls|eos|image|mask|pad|sep|stop|unk)_token")
 """Tokens of a tokenizer, which are no secrets."""
 _SECRET_NAME = re.compile(rf"{_NAME}|.*secret.*|.*password.*", re.IGNORECASE)
-_SECRET_LINE = re.compile(rf"((?:^|[\s{{,\"'])(?:{_NAME})[\"']?\s*:\s*)(?!\s*{{\s*from_env)([^\s#].*)", re.IGNORECASE)
+_SECRET_LINE = re.compile(rf"((?:^|[\s{{,\"'])({_NAME})[\"']?\s*:\s*)([^\s#].*)", re.IGNORECASE)
+_NO_SECRET = re.compile(r"\{\s*from_env\b.*|(?:true|false|null|~)\b.*", re.IGNORECASE)
+"""What may stand behind a secret's key."""
 
 
 def secrets_in(node: Node, name: str = "") -> Iterator[tuple[str, Node]]:
@@ -38,4 +40,10 @@ def masked(text: str) -> str:
     """`text` without secrets, as long as it was wherever that is possible, for carets to point at."""
     for pattern in (_TOKEN, _PASSWORD_IN_URL):
         text = pattern.sub(lambda match: "*" * len(match[0]), text)
-    return _SECRET_LINE.sub(lambda match: match[1] + "*" * len(match[2]), text)
+    return _SECRET_LINE.sub(_masked_value, text)
+
+
+def _masked_value(line: re.Match[str]) -> str:
+    before, name, value = line.groups()
+    harmless = _SPECIAL_TOKEN.fullmatch(name) or _NO_SECRET.fullmatch(value)
+    return line[0] if harmless else before + "*" * len(value)

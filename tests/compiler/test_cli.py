@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from compiler import cli
+from compiler import cli, exits
 from tests.compiler.support import ENGINE, write
 
 GOOD = {"base/defaults.yaml": ENGINE, "registry/acme--a.yaml": "model_config: {model_id: acme/a}\n"}
@@ -46,7 +46,7 @@ def test_help_shows_examples(capsys) -> None:
     "arguments", [[], ["compil"], ["compile", "--chek"], ["compile", "--format", "xml"], ["compile", "x"]]
 )
 def test_wrong_usage_is_64_and_says_where_help_is(arguments: list[str], capsys) -> None:
-    assert run(*arguments) == cli.WRONG_USAGE
+    assert run(*arguments) == exits.WRONG_USAGE
     assert "see `llm-serve --help`" in capsys.readouterr().err
 
 
@@ -58,9 +58,9 @@ def test_a_project_is_found_from_a_folder_inside(project: Path, monkeypatch, cap
 
 def test_without_a_project_there_is_nothing_to_do(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run("compile") == cli.WRONG_CONFIG
+    assert run("compile") == exits.WRONG_CONFIG
     assert "there is no registry/" in capsys.readouterr().err
-    assert run("compile", "--root", str(tmp_path / "none")) == cli.WRONG_CONFIG
+    assert run("compile", "--root", str(tmp_path / "none")) == exits.WRONG_CONFIG
     assert list(tmp_path.iterdir()) == []
 
 
@@ -69,19 +69,19 @@ def test_an_error_leaves_generated_as_it_was(project: Path, capsys) -> None:
     before = generated(project)
     write(project, BROKEN)
     write(project, {"registry/acme--b.yaml": "model_config: {model_id: acme/b}\n"})
-    assert run("compile") == cli.WRONG_CONFIG
+    assert run("compile") == exits.WRONG_CONFIG
     assert generated(project) == before
     assert "registry/acme--a.yaml:1:" in capsys.readouterr().err
 
 
 def test_check_shows_what_would_change_and_writes_nothing(project: Path, capsys) -> None:
-    assert run("compile", "--check") == cli.DIFFERENT
+    assert run("compile", "--check") == exits.DIFFERENT
     assert not (project / "generated").exists()
     assert run("compile") == run("compile", "--check") == 0
     edited = project / "generated" / "serve.yaml"
     edited.write_text(edited.read_text().replace("max_replicas: 1", "max_replicas: 9"))
     capsys.readouterr()
-    assert run("compile", "--check") == cli.DIFFERENT
+    assert run("compile", "--check") == exits.DIFFERENT
     printed = capsys.readouterr()
     assert "-          max_replicas: 9\n+          max_replicas: 1\n" in printed.out
     assert "1 file differs" in printed.err
@@ -101,7 +101,7 @@ def test_json_is_one_object_with_places(project: Path, capsys) -> None:
     assert run("compile", "--format", "json") == 0
     assert "generated/serve.yaml" in json.loads(capsys.readouterr().out)["changes"]
     write(project, {"registry/acme--a.yaml": "model_config: {model_id: acme/a}\nwarmup: true\n"})
-    assert run("compile", "--format", "json") == cli.WRONG_CONFIG
+    assert run("compile", "--format", "json") == exits.WRONG_CONFIG
     (finding,) = json.loads(capsys.readouterr().out)["diagnostics"]
     assert (finding["severity"], finding["code"]) == ("error", "E301")
     assert finding["help"] == "`warmup` belongs to `model_config.warmup`"
@@ -114,8 +114,8 @@ def test_a_bug_of_ours_is_70_and_no_traceback(project: Path, monkeypatch, capsys
     def bug(_: object) -> None:
         raise KeyError("oops")
 
-    monkeypatch.setattr("compiler.pipeline.compile_project", bug)
-    assert run("compile") == cli.OUR_BUG
+    monkeypatch.setattr("compiler.verbs.compile_project", bug)
+    assert run("compile") == exits.OUR_BUG
     printed = capsys.readouterr().err
     assert "internal error: KeyError: 'oops'" in printed and "Traceback" not in printed
     with pytest.raises(KeyError):
@@ -151,7 +151,7 @@ def test_colour_is_for_terminals_that_want_it(project: Path, monkeypatch, no_col
 
 def test_what_a_file_says_cannot_steer_the_terminal(project: Path, capsys) -> None:
     write(project, {"registry/acme--a.yaml": 'model_config: {"\\e[2Jx": 1}\n# \u202e\n'})
-    assert run("compile") == cli.WRONG_CONFIG
+    assert run("compile") == exits.WRONG_CONFIG
     printed = capsys.readouterr().err
     assert "\x1b" not in printed and "\u202e" not in printed
 
@@ -160,7 +160,7 @@ def test_a_reader_that_leaves_is_no_bug(project: Path) -> None:
     write(project, {f"registry/acme--m{n}.yaml": f"model_config: {{model_id: acme/m{n}}}\n" for n in range(99)})
     program = f"{sys.executable} -m compiler.cli compile --check"
     done = subprocess.run(["bash", "-c", f"{program} | true; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (cli.READER_GONE, "")
+    assert (done.returncode, done.stderr) == (exits.READER_GONE, "")
 
 
 def test_a_terminal_without_unicode_shows_numbers(project: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_terminal_without_unicode_shows_numbers(project: Path) -> None:
         capture_output=True,
         text=True,
     )
-    assert done.returncode == cli.DIFFERENT
+    assert done.returncode == exits.DIFFERENT
     assert "caf\\xe9" in done.stdout
 
 

@@ -16,13 +16,14 @@ PACKAGES = {
     "compiler": {"runtime"},
     "runtime": set(),
     "demo": {"runtime"},
+    "scripts": set(),
     "benchmarks": {"compiler", "runtime", "demo"},
 }
 """Each package, and the others that it may import."""
 
 LAYERS = {
     "compiler": (
-        ("compiler.__init__", "compiler.codes", "compiler.diagnostics"),
+        ("compiler.__init__", "compiler.codes", "compiler.diagnostics", "compiler.exits"),
         ("compiler.source",),
         ("compiler.layering",),
         ("compiler.check",),
@@ -37,8 +38,8 @@ LAYERS = {
         ("compiler.review",),
         ("compiler.edit",),
         ("compiler.report",),
-        ("compiler.cli",),
         ("compiler.verbs",),
+        ("compiler.cli",),
     ),
     "runtime": (
         ("runtime.__init__", "runtime.errors"),

@@ -1,6 +1,7 @@
 """The replica over a scripted engine: what it makes of tokens, and what its settings do."""
 
 import asyncio
+import os
 from collections.abc import Sequence
 from contextlib import aclosing
 
@@ -221,3 +222,17 @@ async def test_close_closes_the_engine_and_may_come_before_it_is_there(make_repl
     with pytest.raises(EngineError):
         await replica.check_health()
     await replica.close()
+
+
+async def test_secrets_come_from_the_nodes_environment(engine, monkeypatch, tmp_path) -> None:
+    mirror = {"s3_mirror_config": {"bucket_uri": str(tmp_path)}}
+    environment = {"SEEN_BY_THE_ENGINE": "HELD_BY_THE_NODE"}
+    replica = Replica(arguments_for({"type": "llamaCpp"}, initialization=mirror, environment=environment))
+    seen = []
+    monkeypatch.setenv("SEEN_BY_THE_ENGINE", "old")
+    monkeypatch.setattr("runtime.replica.load", lambda *_: seen.append(os.environ["SEEN_BY_THE_ENGINE"]) or engine)
+    with pytest.raises(ConfigError, match=r"env_vars: this node has no environment variable HELD_BY_THE_NODE"):
+        await replica.configure(settings_for())
+    monkeypatch.setenv("HELD_BY_THE_NODE", "secret")
+    await replica.configure(settings_for())
+    assert seen == ["secret"]
