@@ -21,8 +21,8 @@ CODES: dict[str, Code] = {
     ),
     "E102": Code(
         "file is too large or nested too deep",
-        "A config file has at most 256 KiB and 64 levels; real ones have a few KiB and seven. The limits keep hostile"
-        " files from costing time and memory.",
+        "A config file has at most 256 KiB, 64 levels, 10,000 keys and values and 256 templates; real ones have a few"
+        " KiB, seven levels and 150 values. The limits keep hostile files from costing time and memory.",
     ),
     "E103": Code(
         "file is not UTF-8 text",
@@ -55,6 +55,10 @@ CODES: dict[str, Code] = {
         "file name",
         "A model's file name becomes its application's name and its route: letters, digits, `.`, `_`, `-`, and none of"
         " the gateway's own names. Files end in `.yaml` and lie in registry/ directly.",
+    ),
+    "E110": Code(
+        "more findings than are shown",
+        "A file with more than a hundred mistakes of one kind is probably no config file. The first hundred are shown.",
     ),
     "E201": Code(
         "layer does not exist",

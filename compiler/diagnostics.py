@@ -4,6 +4,10 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import islice
+
+MAX_FINDINGS = 100
+"""Of one file and one kind of check: nobody reads more, and a hint can cost milliseconds."""
 
 
 class Severity(StrEnum):
@@ -69,6 +73,15 @@ class ConfigErrors(Exception):
     def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
         self.diagnostics = list(diagnostics)
         super().__init__("; ".join(diagnostic.message for diagnostic in self.diagnostics))
+
+
+def at_most(found: Iterable[Diagnostic], file: str) -> list[Diagnostic]:
+    """The first findings in a file, each made only if it is among them; one that says so stands for the rest."""
+    first = list(islice(found, MAX_FINDINGS + 1))
+    if len(first) <= MAX_FINDINGS:
+        return first
+    problem = f"more than {MAX_FINDINGS} findings in one file; the others are not shown"
+    return [*first[:MAX_FINDINGS], Diagnostic("E110", problem, Label(Span(file, 1, 1, 1, 1)))]
 
 
 def has_errors(diagnostics: Iterable[Diagnostic]) -> bool:

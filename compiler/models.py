@@ -9,7 +9,7 @@ from typing import TypeVar
 from compiler.check.layers import Layers, merge_models, without_known
 from compiler.check.placement import check_placement
 from compiler.check.validate import validate
-from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span
+from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span, at_most
 from compiler.layering.layers import Layer
 from compiler.layering.merge import Merged
 from compiler.lint.rules import Subject, lint
@@ -62,7 +62,7 @@ def compile_layers(
     except ConfigErrors as errors:
         found += errors.diagnostics
     if new := without_known(found, layers.found):
-        raise ConfigErrors(new)
+        raise ConfigErrors(at_most(new, file))
     return None if spec is None else CompiledModel(Model(name, file, spec), stack, merged)
 
 
@@ -76,7 +76,7 @@ def lint_models(models: list[CompiledModel]) -> Iterator[Diagnostic]:
     for each in models:
         model, standing = each.model, above.get(each.model.file, [])
         subject = Subject(model.name, model.file, model.spec, each.layers, each.merged, standing, ids)
-        yield from (through(each.model.file, diagnostic) for diagnostic in lint(subject))
+        yield from (through(model.file, diagnostic) for diagnostic in at_most(lint(subject), model.file))
 
 
 def through(file: str, diagnostic: Diagnostic) -> Diagnostic:

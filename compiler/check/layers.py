@@ -8,7 +8,7 @@ from compiler.check.libraries import check_arguments
 from compiler.check.renames import modernize
 from compiler.check.validate import check_layer
 from compiler.check.waivers import Waivers, read_waivers
-from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span
+from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span, at_most
 from compiler.layering.layers import EXTENDS, Layer, stack
 from compiler.layering.merge import WAIVE, Merged, merge
 from compiler.source.project import Project
@@ -52,12 +52,12 @@ class Layers:
 
     def check(self, file: str, tree: Mapping) -> Layer:
         """A tree as a layer of `file`; what is wrong with it is found."""
-        self.found += _secrets(tree)
+        self.found += at_most(_secrets(tree), file)
         tree, found = modernize(tree)
         self.found += found
         content = replace(tree, entries={k: each for k, each in tree.entries.items() if k not in (EXTENDS, WAIVE)})
-        self.found += check_layer(content, ModelSpec)
-        self.found += check_arguments(content, ModelSpec)
+        self.found += at_most(check_layer(content, ModelSpec), file)
+        self.found += at_most(check_arguments(content, ModelSpec), file)
         return Layer(file, tree)
 
     def _read(self, file: str) -> Layer:

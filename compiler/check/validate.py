@@ -8,7 +8,7 @@ from pydantic_core import ErrorDetails
 
 from compiler.check.fields import DISCRIMINATOR, fields, models_at, tag
 from compiler.check.findings import MISSING, findings, tree_path
-from compiler.diagnostics import ConfigErrors, Diagnostic
+from compiler.diagnostics import ConfigErrors, Diagnostic, at_most
 from compiler.source import tags
 from compiler.source.tree import Mapping, Scalar, Sequence, find, plain
 from runtime.engines import ENGINES, engine_named
@@ -24,17 +24,18 @@ def validate(tree: Mapping, schema: type[S]) -> S:
     try:
         return schema.model_validate(plain(tree))
     except ValidationError as errors:
-        raise ConfigErrors(findings(errors.errors(include_url=False), tree, schema)) from errors
+        found = findings(errors.errors(include_url=False), tree, schema)
+        raise ConfigErrors(at_most(found, tree.span.file)) from errors
 
 
-def check_layer(tree: Mapping, schema: type[Schema]) -> list[Diagnostic]:
+def check_layer(tree: Mapping, schema: type[Schema]) -> Iterator[Diagnostic]:
     """What is wrong with a layer whatever lies under it and on it: unknown keys, wrong types and values.
 
     A layer is a part of a config: nothing is missing in it, and values that contradict each other may be set right by
     another layer.
     """
-    errors = [error for error in _errors(tree, schema) if _is_wrong_alone(error, tree, schema)]
-    return list(findings(errors, tree, schema))
+    errors = (error for error in _errors(tree, schema) if _is_wrong_alone(error, tree, schema))
+    return findings(errors, tree, schema)
 
 
 def _errors(tree: Mapping, schema: type[Schema]) -> list[ErrorDetails]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from compiler.codes import CODES, WAIVABLE
-from compiler.diagnostics import Diagnostic, Label, Span, did_you_mean
+from compiler.diagnostics import Diagnostic, Label, Span, at_most, did_you_mean
 from compiler.layering.merge import WAIVE
 from compiler.source.tree import Mapping, Scalar, kind
 
@@ -26,15 +26,19 @@ def read_waivers(file: str, tree: Mapping, found: list[Diagnostic]) -> Waivers:
         problem = f"`waive` takes a mapping of code -> reason, not {node.tag or kind(node)}"
         found.append(Diagnostic("E310", problem, Label(node.span)))
         return Waivers(file, {})
-    for entry in node.entries.values():
+    found += at_most(_mistakes(node), file)
+    return Waivers(file, {entry.key: entry.key_span for entry in node.entries.values() if entry.key in WAIVABLE})
+
+
+def _mistakes(waivers: Mapping) -> Iterator[Diagnostic]:
+    for entry in waivers.entries.values():
         if entry.key not in WAIVABLE:
             guess = did_you_mean(entry.key, WAIVABLE)
             known = "an error: it cannot be waived" if entry.key in CODES else "not the code of a finding"
             hint = f"did you mean `{guess}`?" if guess else f"there are {', '.join(sorted(WAIVABLE))}"
-            found.append(Diagnostic("E310", f"`{entry.key}` is {known}", Label(entry.key_span), help=hint))
+            yield Diagnostic("E310", f"`{entry.key}` is {known}", Label(entry.key_span), help=hint)
         elif not isinstance(entry.value, Scalar) or not isinstance(entry.value.value, str) or not entry.value.value:
-            found.append(Diagnostic("E310", f"`{entry.key}` is waived without a reason", Label(entry.value.span)))
-    return Waivers(file, {entry.key: entry.key_span for entry in node.entries.values() if entry.key in WAIVABLE})
+            yield Diagnostic("E310", f"`{entry.key}` is waived without a reason", Label(entry.value.span))
 
 
 def waive(found: Iterable[Diagnostic], waivers: Iterable[Waivers]) -> Iterator[Diagnostic]:

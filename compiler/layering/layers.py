@@ -7,7 +7,7 @@ bottom to top: a later entry lies on an earlier one, and the file itself lies on
 from collections.abc import Sequence as List
 from dataclasses import dataclass
 
-from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span, did_you_mean
+from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span, at_most, did_you_mean
 from compiler.source.project import BASE, DEFAULTS, Project
 from compiler.source.tree import Mapping, Node, Scalar, Sequence, kind
 
@@ -76,7 +76,11 @@ class _Linearizer:
         defaults = f"{BASE}/{DEFAULTS}.yaml"
         found: list[Diagnostic] = []
         references: list[_Reference] = []
-        for name, span in _extended_names(self.project.tree(file), found):
+        names = _extended_names(self.project.tree(file), found)
+        if len(names) > MAX_CHAIN:
+            problem = f"`extends` lists {len(names)} layers; at most {MAX_CHAIN} are read"
+            raise ConfigErrors([Diagnostic("E205", problem, Label(names[0][1]))])
+        for name, span in names:
             files = self.project.layer_files(name)
             if len(files) == 1:
                 references.append(_Reference(files[0], span))
@@ -88,7 +92,7 @@ class _Linearizer:
             if sum(other.file == reference.file for other in references) > 1:
                 found.append(Diagnostic("E205", "the same layer is listed twice", Label(reference.span)))
         if found:
-            raise ConfigErrors(found)
+            raise ConfigErrors(at_most(found, file))
         if file == defaults and references:
             problem = f"{defaults} lies under every layer, so it cannot lie on one"
             raise ConfigErrors([Diagnostic("E202", problem, Label(references[0].span))])

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import TextIO
 
 from compiler.diagnostics import Diagnostic, Label, Severity
@@ -56,11 +57,11 @@ def _compiling(files: Sequence[str]) -> str | None:
 def _excerpt(text: str, label: Label) -> tuple[str, int, int]:
     """The part of a line that shows the label, the column of its mark there, and the mark's length."""
     span = label.span
-    readable = printable(text.replace("\t", " "))
     start = span.column - 1
-    end = span.end_column - 1 if span.end_line == span.line else len(readable)
-    cut = max(0, start - MAX_SHOWN // 2) if len(readable) > MAX_SHOWN else 0
-    shown = readable[cut : cut + MAX_SHOWN]
+    end = span.end_column - 1 if span.end_line == span.line else len(text)
+    cut = max(0, start - MAX_SHOWN // 2) if len(text) > MAX_SHOWN else 0
+    # masked before it is cut, because the half of a token does not look like one
+    shown = _visible(_masked_line(text)[cut : cut + MAX_SHOWN].replace("\t", " "))
     length = max(1, min(end, cut + len(shown)) - start)
     return shown, start - cut, length
 
@@ -70,4 +71,12 @@ def printable(text: str) -> str:
 
     One character stays one, for the carets.
     """
-    return "".join(char if char.isprintable() else "\N{MIDDLE DOT}" for char in masked(text))
+    return _visible(masked(text))
+
+
+_masked_line = lru_cache(maxsize=8)(masked)
+"""Many findings may stand on one long line."""
+
+
+def _visible(text: str) -> str:
+    return "".join(char if char.isprintable() else "\N{MIDDLE DOT}" for char in text)

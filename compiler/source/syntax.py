@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import yaml
 
-from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span, did_you_mean
+from compiler.diagnostics import MAX_FINDINGS, ConfigErrors, Diagnostic, Label, Span, at_most, did_you_mean
 from compiler.source.tags import TAGS, TEMPLATE, UNSET, Kind
 from compiler.source.tree import Entry, Mapping, Node, Scalar, ScalarValue, Sequence
 
@@ -18,6 +18,10 @@ MAX_BYTES = 256 * 1024
 """Largest file. The largest real model file seen has 8 KiB; this bounds time and memory for hostile ones."""
 MAX_DEPTH = 64
 """Deepest nesting; a complete model file has 7."""
+MAX_VALUES = 10_000
+"""Most keys and values in a file, which bounds the time of every check; a complete model file has 150."""
+MAX_TEMPLATES = 256
+"""Most templates in a file: each takes Jinja2 a fraction of a millisecond. A large profile has ten."""
 MAX_INT_DIGITS = 18
 """Longest integer: what fits 64 bits in every reader of the output."""
 
@@ -72,6 +76,7 @@ class _Composer:
     def __init__(self, file: str) -> None:
         self.file = file
         self.found: list[Diagnostic] = []
+        self.values = self.templates = 0
 
     def compose(self, text: str) -> Mapping:
         events = self._events(text)
@@ -125,9 +130,13 @@ class _Composer:
         return Diagnostic("E104", message, Label(Span(self.file, line, column, line, column + 1)), others, hint)
 
     def _node(self, event: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Node:
+        if len(self.found) > MAX_FINDINGS:
+            raise ConfigErrors(at_most(self.found, self.file))
+        self.values += 1
         if depth > MAX_DEPTH:
-            too_deep = Diagnostic("E102", f"nested deeper than {MAX_DEPTH} levels", Label(self._span(event)))
-            raise ConfigErrors([*self.found, too_deep])
+            raise self._too_much(f"nested deeper than {MAX_DEPTH} levels", event)
+        if self.values > MAX_VALUES:
+            raise self._too_much(f"more than {MAX_VALUES} keys and values", event)
         self._refuse_anchors(event)
         if isinstance(event, yaml.MappingStartEvent):
             return self._mapping(event, events, depth)
@@ -201,6 +210,9 @@ class _Composer:
     def _template(self, event: yaml.ScalarEvent, span: Span) -> Scalar:
         from compiler.source.expression import mistakes  # needs Jinja2, which no file without templates should load
 
+        self.templates += 1
+        if self.templates > MAX_TEMPLATES:
+            raise self._too_much(f"more than {MAX_TEMPLATES} templates", event)
         self.found += [Diagnostic("E209", mistake, Label(span)) for mistake in mistakes(event.value)]
         return Scalar(event.value, span, TEMPLATE)
 
@@ -253,6 +265,9 @@ class _Composer:
             self._report("E106", f"{name} goes with a {' or a '.join(TAGS[name].kinds)}, not with a {kind}", event)
             return None
         return name
+
+    def _too_much(self, problem: str, event: yaml.Event) -> ConfigErrors:
+        return ConfigErrors([*self.found, Diagnostic("E102", problem, Label(self._span(event)))])
 
     def _report(self, code: str, message: str, event: yaml.Event) -> None:
         self.found.append(Diagnostic(code, message, Label(self._span(event))))
