@@ -135,15 +135,7 @@ class _Builder:
         merged: Json = {"type": [each["type"] for each in alternatives]}
         patterns = [_text_pattern(each) for each in alternatives if each["type"] == "string"]
         for each in alternatives:
-            match each["type"]:
-                case "object":
-                    merged |= self.keys(each)
-                case "array":
-                    merged |= {"items": self.value(each.get("items", {}), item=True)}
-                    merged |= {key: each[key] for key in ("minItems", "maxItems") if key in each}
-                case "integer" | "number":
-                    limits = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
-                    merged |= {key: each[key] for key in limits if key in each}
+            merged |= self._keywords(each)
         if self.override:
             patterns += _tagged(merged["type"], words, item)
             if "string" not in merged["type"]:
@@ -158,6 +150,19 @@ class _Builder:
         if len(merged["type"]) == 1:
             merged["type"] = merged["type"][0]
         return merged
+
+    def _keywords(self, schema: Json) -> Json:
+        """What a schema says of values of its type."""
+        match schema["type"]:
+            case "object":
+                return self.keys(schema)
+            case "array":
+                limits = {key: schema[key] for key in ("minItems", "maxItems") if key in schema}
+                return {"items": self.value(schema.get("items", {}), item=True), **limits}
+            case "integer" | "number":
+                names = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+                return {key: schema[key] for key in names if key in schema}
+        return {}
 
     def _union(self, schema: Json) -> Json:
         """A mapping of which one key says what the others may be. Without it, all members' keys are open."""

@@ -4,7 +4,8 @@ import json
 import queue
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
@@ -25,6 +26,7 @@ class LanguageServer:
         self._settings = settings
         self._received: queue.Queue[Json | None] = queue.Queue()
         self._last_id = 0
+        self._documents = 0
 
     def __enter__(self) -> Self:
         command = [node(), packages() / SERVER / "bin" / SERVER, "--stdio"]
@@ -51,36 +53,31 @@ class LanguageServer:
             self._reader.join()
 
     def diagnostics(self, file: str, text: str) -> list[Json]:
-        """What the server says of `text`, opened as `file` under the root."""
-        document = {"uri": self.uri(file), "languageId": "yaml", "version": 1, "text": text}
-        self._notify("textDocument/didOpen", {"textDocument": document})
-        published = self._wait(
-            lambda each: (
-                each.get("method") == "textDocument/publishDiagnostics" and each["params"]["uri"] == document["uri"]
+        """What the server says of `text`, opened as a file in the folder of `file`."""
+        with self._opened(file, text) as uri:
+            published = self._wait(
+                lambda each: each.get("method") == "textDocument/publishDiagnostics" and each["params"]["uri"] == uri
             )
-        )
-        self._notify("textDocument/didClose", {"textDocument": {"uri": document["uri"]}})
-        self._wait(  # closing a document publishes that it has no diagnostics
-            lambda each: (
-                each.get("method") == "textDocument/publishDiagnostics" and each["params"]["uri"] == document["uri"]
-            )
-        )
         found: list[Json] = published["params"]["diagnostics"]
         return found
 
     def hover(self, file: str, text: str, line: int, column: int) -> str:
         """The Markdown that an editor shows at a place, both counted from 0."""
-        uri = self.uri(file)
-        document = {"uri": uri, "languageId": "yaml", "version": 1, "text": text}
-        self._notify("textDocument/didOpen", {"textDocument": document})
-        place = {"textDocument": {"uri": uri}, "position": {"line": line, "character": column}}
-        answer = self.request("textDocument/hover", place)
-        self._notify("textDocument/didClose", {"textDocument": {"uri": uri}})
+        with self._opened(file, text) as uri:
+            place = {"textDocument": {"uri": uri}, "position": {"line": line, "character": column}}
+            answer = self.request("textDocument/hover", place)
         return str(answer["contents"]["value"]) if answer else ""
 
-    def uri(self, file: str) -> str:
-        """The address of a file under the root."""
-        return (self.root / file).as_uri()
+    @contextmanager
+    def _opened(self, file: str, text: str) -> Iterator[str]:
+        """The address of a document. No two share one: what is published late for one must not count for another."""
+        self._documents += 1
+        path = self.root / file
+        uri = path.with_stem(f"{path.stem}-{self._documents}").as_uri()
+        document = {"uri": uri, "languageId": "yaml", "version": 1, "text": text}
+        self._notify("textDocument/didOpen", {"textDocument": document})
+        yield uri
+        self._notify("textDocument/didClose", {"textDocument": {"uri": uri}})
 
     def request(self, method: str, params: Any) -> Any:
         """The result of a request."""
