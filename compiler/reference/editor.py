@@ -157,7 +157,7 @@ class _Builder:
             case "object":
                 return self.keys(schema)
             case "array":
-                limits = {key: schema[key] for key in ("minItems", "maxItems") if key in schema}
+                limits: Json = {key: schema[key] for key in ("minItems", "maxItems") if key in schema}
                 return {"items": self.value(schema.get("items", {}), item=True), **limits}
             case "integer" | "number":
                 names = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
