@@ -1,5 +1,6 @@
 """What pydantic found, with its place in the tree, in words about YAML."""
 
+import re
 from collections.abc import Iterable, Iterator
 
 from pydantic_core import ErrorDetails
@@ -38,6 +39,9 @@ _EXPECTED = {
 }
 """What pydantic's type errors expected, in words of YAML."""
 
+_READS = {"an integer": r"-?\d+", "a number": r"-?\d+(\.\d+)?", "true or false": r"true|false"}
+"""Texts that would be what was expected, without their quotes."""
+
 _CODES = {"environment": "E308", "prompt_format": "E307"}
 """Codes of the schema's own errors, by their type; E304 for all others."""
 
@@ -64,7 +68,7 @@ def findings(errors: Iterable[ErrorDetails], tree: Mapping, schema: type[Schema]
         if error["type"] in _EXPECTED:  # otherwise the type is one of those allowed, and the value is wrong
             expected = " or ".join(dict.fromkeys(_EXPECTED[each["type"]] for each in group))
             message = f"`{dotted(path)}` must be {expected}, not {kind(node)}"
-            yield Diagnostic("E303", message, _at(node), _losers(node))
+            yield Diagnostic("E303", message, _at(node), _losers(node), _quotes(node, expected))
         elif error["type"] == "extra_forbidden":
             yield _unknown_key(path, span, tree, schema, error)
         elif error["type"] in MISSING:
@@ -171,6 +175,16 @@ def _in_our_words(error: ErrorDetails) -> str:
         return f"`{inline(error['input'])}` has characters, or a form, that is not allowed here"
     message = error["msg"].removeprefix("Value error, ")
     return message.replace("Input should be", "must be").replace("String should", "must")
+
+
+def _quotes(node: Node, expected: str) -> str | None:
+    """The usual cause of a wrong type: quotes too many, or too few."""
+    text = inline(plain(node)) if isinstance(node, Scalar) else ""
+    if kind(node) == "a string" and expected in _READS and re.fullmatch(_READS[expected], text):
+        return f"write {text} without quotes"
+    return (
+        f'write "{text}"' if expected == "a string" and kind(node) in ("an integer", "a float", "a boolean") else None
+    )
 
 
 def _one_of(path: Path, node: Node, names: list[str]) -> Diagnostic:

@@ -11,7 +11,20 @@ from dataclasses import dataclass, field, replace
 from compiler.diagnostics import Diagnostic, Label, Span
 from compiler.layering.layers import EXTENDS, Layer
 from compiler.source import tags
-from compiler.source.tree import Entry, Mapping, Node, Plain, Scalar, Sequence, definitions, inline, kind, plain, same
+from compiler.source.tree import (
+    Entry,
+    Mapping,
+    Node,
+    Plain,
+    Scalar,
+    Sequence,
+    definitions,
+    find,
+    inline,
+    kind,
+    plain,
+    same,
+)
 
 Path = tuple[str, ...]
 
@@ -182,7 +195,7 @@ class _Merger:
             if related or _is_dropped(merged, path):
                 del self.finals[path]
                 continue
-            self.found.append(_changes_final(path, tag, _nearest(upper, path)))
+            self.found.append(_changes_final(path, tag, find(upper, path)[0]))
         for path, node in idle.items():
             self._idle(node, f"nothing below says that `{_dotted(path)}` is final")
 
@@ -234,34 +247,15 @@ def _tagged(node: Node, wanted: tuple[str, ...], path: Path = ()) -> Iterator[tu
 
 
 def _at(tree: Node, path: Path) -> Node | None:
-    for step in path:
-        below = tree.get(step) if isinstance(tree, Mapping) else None
-        if below is None:
-            return None
-        tree = below
-    return tree
+    node, _, reached = find(tree, path)
+    return node if reached == path else None
 
 
 def _is_dropped(tree: Node, path: Path) -> bool:
     """Whether a new discriminator has taken the meaning of `path` away."""
-    for step in path:
-        if isinstance(tree, Mapping) and step in tree.dropped:
-            return tree.dropped[step].tag != tags.UNSET
-        below = tree.get(step) if isinstance(tree, Mapping) else None
-        if below is None:
-            return False
-        tree = below
-    return False
-
-
-def _nearest(tree: Node, path: Path) -> Node:
-    """The node at `path`, or the last one on the way to it."""
-    for step in path:
-        below = tree.get(step) if isinstance(tree, Mapping) else None
-        if below is None:
-            return tree
-        tree = below
-    return tree
+    node, _, reached = find(tree, path)
+    ender = node.dropped.get(path[len(reached)]) if isinstance(node, Mapping) and len(reached) < len(path) else None
+    return ender is not None and ender.tag != tags.UNSET
 
 
 def _dotted(path: Path) -> str:
