@@ -8,8 +8,9 @@ from functools import partial
 from compiler.check.cluster import ClusterSpec
 from compiler.check.layers import Layers, merge_models
 from compiler.check.validate import validate
-from compiler.diagnostics import Diagnostic, Label, Span, did_you_mean
-from compiler.layering.layers import Layer
+from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span, did_you_mean
+from compiler.layering.layers import EXTENDS, Layer
+from compiler.layering.merge import ENABLED, WAIVE
 from compiler.lint.hardware import offered, unoffered
 from compiler.models import CompiledModel, check_name, collect, compile_layers, found_through, through
 from compiler.source.project import BASE, CLUSTERS, Project
@@ -23,6 +24,9 @@ HARDWARE = "hardware/"
 """Where under base/ the profiles lie that say what nodes there are."""
 OVERLAY = "overlay"
 """The key of a cluster file that is a layer."""
+
+_OF_A_FILE = (EXTENDS, ENABLED, WAIVE)
+"""Keys that speak of a model's or profile's own file."""
 
 _Chosen = list[tuple[CompiledModel, Span]]
 
@@ -59,13 +63,24 @@ def _compile_cluster(layers: Layers, name: str, enabled: list[CompiledModel], fo
     tree = project.tree(file)
     overlay = tree.get(OVERLAY)
     layer = layers.check(file, overlay) if isinstance(overlay, Tree) else None
-    own = {key: entry for key, entry in tree.entries.items() if key != OVERLAY or layer is None}
-    spec = validate(replace(tree, entries=own), ClusterSpec)
+    if layer is not None:
+        _check_overlay(layer)
+    own = replace(tree, entries={key: each for key, each in tree.entries.items() if key != OVERLAY or layer is None})
+    layers.check_secrets(file, own)
+    spec = validate(own, ClusterSpec)
     chosen = _select(project, tree, enabled, found)
     if layer is not None:
         chosen = _lay_over(layer, chosen, layers, found)
     _check_ids(chosen, project, found)
     return Cluster(spec, [each for each, _ in chosen], file)
+
+
+def _check_overlay(layer: Layer) -> None:
+    """Raise ConfigErrors for keys that an overlay, which is no file of its own, cannot have."""
+    stray = [layer.tree.entries[key] for key in _OF_A_FILE if key in layer.tree.entries]
+    if stray:
+        problem = "speaks of a model's own file: an overlay has none"
+        raise ConfigErrors(Diagnostic("E301", f"`{each.key}` {problem}", Label(each.key_span)) for each in stray)
 
 
 def _select(project: Project, tree: Tree, enabled: list[CompiledModel], found: list[Diagnostic]) -> _Chosen:

@@ -123,6 +123,8 @@ def _extended_names(tree: Mapping, found: list[Diagnostic]) -> list[tuple[str, S
     node = tree.get(EXTENDS)
     if node is None:
         return []
+    if node.tag:
+        found.append(Diagnostic("E205", f"`extends` is not merged, so that {node.tag} says nothing", Label(node.span)))
     items: List[Node] = node.items if isinstance(node, Sequence) else [node]
     names = []
     for item in items:
