@@ -53,11 +53,20 @@ def _project(options: argparse.Namespace) -> Project:
     return Project(root)
 
 
-def _print(options: argparse.Namespace, project: Project, found: list[Diagnostic], result: dict[str, object]) -> None:
+def _print(
+    options: argparse.Namespace,
+    project: Project,
+    found: list[Diagnostic],
+    result: dict[str, object],
+    outcome: str = "",
+) -> None:
     """Findings in the format asked for. Machines get paths from where they called."""
+    if options.format == "human":
+        report.print_diagnostics(found, project.line, outcome)
+        return
     prefix = os.path.relpath(project.root)
     way = "" if prefix == "." else f"{Path(prefix).as_posix()}/"
-    report.print_findings(found, options.format, project.line, way, result)
+    report.print_for_machines(found, options.format, way, result)
 
 
 def compile_(options: argparse.Namespace) -> int:
@@ -70,7 +79,7 @@ def compile_(options: argparse.Namespace) -> int:
         if not options.check:
             publish(project.root, changes)
     except ConfigErrors as errors:
-        _print(options, project, errors.diagnostics, {"changes": []})
+        _print(options, project, errors.diagnostics, {"changes": []}, "nothing was written")
         return WRONG_CONFIG
     seconds = time.perf_counter() - start
     _print(options, project, [*compiled.found, *foreign], {"changes": [change.path for change in changes]})

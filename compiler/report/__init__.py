@@ -4,7 +4,7 @@ import difflib
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
-from typing import Literal, TextIO, get_args
+from typing import Literal, get_args
 
 from compiler.build.publish import Change
 from compiler.codes import Code
@@ -13,9 +13,9 @@ from compiler.report.human import SourceLine, human, painter, printable
 from compiler.report.machine import as_github, as_json, as_sarif, dumps
 
 
-def print_diagnostics(diagnostics: Sequence[Diagnostic], line: SourceLine, stream: TextIO | None = None) -> None:
-    """Every finding for people, with its source lines, and their number at the end."""
-    stream = stream or sys.stderr
+def print_diagnostics(diagnostics: Sequence[Diagnostic], line: SourceLine, outcome: str = "") -> None:
+    """Every finding for people, with its source lines, and at the end how many errors there are, and their outcome."""
+    stream = sys.stderr
     paint = painter(stream)
     ordered = in_order(diagnostics)
     for diagnostic in ordered:
@@ -24,22 +24,18 @@ def print_diagnostics(diagnostics: Sequence[Diagnostic], line: SourceLine, strea
     if errors:
         files = {d.primary.span.file for d in ordered if d.primary and d.severity is Severity.ERROR}
         where = f" in {_count(len(files), 'file')}" if files else ""
-        written = "" if any(diagnostic.code == "E501" for diagnostic in ordered) else "; nothing was written"
-        print(f"{_count(errors, 'error')}{where}{written}", file=stream)
+        said = any(diagnostic.code == "E501" for diagnostic in ordered)
+        print(f"{_count(errors, 'error')}{where}{'' if said or not outcome else f'; {outcome}'}", file=stream)
 
 
 Format = Literal["human", "json", "github", "sarif"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 
-def print_findings(
-    diagnostics: Sequence[Diagnostic], form: Format, line: SourceLine, prefix: str, result: dict[str, object]
-) -> None:
+def print_for_machines(diagnostics: Sequence[Diagnostic], form: Format, prefix: str, result: dict[str, object]) -> None:
     """Every finding in one of the formats; `result` is what else a program wants to know, `prefix` the way to root."""
     ordered = in_order(diagnostics)
     match form:
-        case "human":
-            print_diagnostics(diagnostics, line)
         case "json":
             print(dumps({"diagnostics": as_json(ordered), **result}))
         case "github":

@@ -245,6 +245,8 @@ class _Composer:
         if value in (float("inf"), float("-inf")):
             self.found.append(Diagnostic("E107", "number is too large for a float", Label(span)))
             return 0.0
+        if value == 0 and re.match(r"[-+.0]*[1-9]", text):
+            self.found.append(Diagnostic("E107", "number is too small for a float: it would be 0", Label(span)))
         return value
 
     def _refuse_anchors(self, event: yaml.Event) -> None:

@@ -64,24 +64,15 @@ def test_a_comment_changes_nothing_that_is_written(tmp_path: Path) -> None:
     assert outputs(compile_project(Project(tmp_path))) == before
 
 
-def test_a_mistake_in_a_base_is_told_once(tmp_path: Path) -> None:
+def test_a_mistake_in_a_base_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = {f"registry/m{n}.yaml": f"model_config: {{model_id: a/m{n}}}\n" for n in range(20)}
     engine = "model_config: {initialization: {initializer: {type: vLLM, x: 1}}}\n"
     write(tmp_path, {**files, "base/defaults.yaml": engine})
     with pytest.raises(ConfigErrors) as caught:
         compile_project(Project(tmp_path))
     assert len(caught.value.diagnostics) == 1
-    lines: list[str] = []
-
-    class Stream:
-        write = lines.append
-
-        @staticmethod
-        def isatty() -> bool:
-            return False
-
-    print_diagnostics(caught.value.diagnostics, Project(tmp_path).line, Stream())
-    assert "".join(lines).count("unknown key `x`") == 1
+    print_diagnostics(caught.value.diagnostics, Project(tmp_path).line)
+    assert capsys.readouterr().err.count("unknown key `x`") == 1
 
 
 SOURCES = sorted(
