@@ -12,7 +12,7 @@ from compiler.check.validate import validate
 from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span, at_most
 from compiler.layering.layers import Layer
 from compiler.layering.merge import Merged
-from compiler.lint.rules import Subject, lint
+from compiler.lint.rules import Subject, folded_name, lint
 from compiler.lower.serve import Model
 from compiler.source.project import BASE, NAME, REGISTRY
 from compiler.source.tree import Mapping
@@ -68,7 +68,10 @@ def compile_layers(
 
 def lint_models(models: list[CompiledModel]) -> Iterator[Diagnostic]:
     """What the lints find in each model."""
-    ids = {compiled.model.spec.model.model_id for compiled in models}
+    ids: dict[str, list[str]] = {}
+    for each in models:
+        model_id = each.model.spec.model.model_id
+        ids.setdefault(folded_name(model_id), []).append(model_id)
     above: dict[str, list[Mapping]] = {}
     for each in models:
         for layer in each.layers[:-1]:

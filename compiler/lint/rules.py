@@ -1,14 +1,15 @@
 """The rules, one function each, and the table of them. A rule sees one compiled model and yields its findings."""
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from compiler.diagnostics import Diagnostic, Fix, Label, Span
 from compiler.layering.layers import Layer
 from compiler.layering.merge import ENABLED, Merged
 from compiler.source import tags
-from compiler.source.tree import Mapping, Node, Sequence, definitions, find, leaves, plain, same
+from compiler.source.tree import Mapping as Tree
+from compiler.source.tree import Node, Sequence, definitions, find, leaves, plain, same
 from runtime.application import ModelSpec
 
 Path = tuple[str, ...]
@@ -27,15 +28,15 @@ _BATCH: Path = (*_GENERATION, "max_batch_size")
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A compiled model, the merged trees of those that lie on it, and the ids of all models of the registry."""
+    """A compiled model, the merged trees of those that lie on it, and the ids of all models by their folded names."""
 
     name: str
     file: str
     spec: ModelSpec
     layers: list[Layer]
     merged: Merged
-    above: list[Mapping]
-    model_ids: Collection[str]
+    above: list[Tree]
+    ids: Mapping[str, Collection[str]]
 
     def label(self, path: Path, text: str = "") -> Label:
         """Where a value was set; the model's first line where no layer sets it."""
@@ -63,7 +64,7 @@ def dead_override(subject: Subject) -> Iterator[Diagnostic]:
             yield Diagnostic("W201", message, Label(node.span, "same value"), (place,), advice, fix=Fix(path))
 
 
-def _wins(file: str, path: Path, tree: Mapping) -> bool:
+def _wins(file: str, path: Path, tree: Tree) -> bool:
     """Whether a model above has the file's value where it would have another one without it."""
     node, _, reached = find(tree, path)
     layers = [layer for layer in definitions(node) if layer.tag not in tags.EDITS]
@@ -82,7 +83,7 @@ def other_models_name(subject: Subject) -> Iterator[Diagnostic]:
         (*_GENERATION, "prompt_format"): subject.spec.model.generation.prompt_format or "",
     }
     for path, text in texts.items():
-        if other := _other_model(text, own, subject.model_ids):
+        if other := _other_model(text, own, subject.ids):
             yield _names(subject, path, f"names {other}")
     if len(definitions(find(subject.merged.tree, _MODEL_ID)[0])) > 1:
         yield from _left_behind(subject)
@@ -108,18 +109,25 @@ def _names(subject: Subject, path: Path, problem: str) -> Diagnostic:
     return Diagnostic("W202", message, subject.label(path), (subject.label(_MODEL_ID, "this model"),))
 
 
-def _other_model(text: str, own: Collection[str], known: Collection[str]) -> str | None:
+def _other_model(text: str, own: Collection[str], ids: Mapping[str, Collection[str]]) -> str | None:
     """The model that a text names, if it is another one."""
     rest = text.casefold()
-    for name in {name.rpartition("/")[2].casefold() for name in own}:
-        rest = rest.replace(name, "")
+    for model_id in own:
+        rest = rest.replace(folded_name(model_id), "")
     if folder := _SNAPSHOT.search(rest):
         return folder[0].removeprefix("models--").replace("--", "/")
-    for model_id in sorted(known, key=len, reverse=True):
-        name = re.escape(model_id.rpartition("/")[2].casefold())
-        if model_id not in own and re.search(rf"(?<![\w.]){name}(?![\w-]|\.\w)", rest):
-            return model_id
+    for word in re.findall(r"[\w.-]+", rest):
+        parts = word.rstrip(".").split("-")
+        for first in range(len(parts)):
+            named = sorted(set(ids.get("-".join(parts[first:]), ())) - set(own))
+            if named:
+                return named[0]
     return None
+
+
+def folded_name(model_id: str) -> str:
+    """A model's name without its organisation, in lower case."""
+    return model_id.rpartition("/")[2].casefold()
 
 
 def batch_does_not_fill(subject: Subject) -> Iterator[Diagnostic]:

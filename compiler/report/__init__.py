@@ -28,12 +28,12 @@ def print_diagnostics(diagnostics: Sequence[Diagnostic], line: SourceLine, outco
         print(f"{_count(errors, 'error')}{where}{'' if said or not outcome else f'; {outcome}'}", file=stream)
 
 
-Format = Literal["human", "json", "github", "sarif"]
+Format = Literal["json", "github", "sarif"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 def print_for_machines(diagnostics: Sequence[Diagnostic], form: Format, prefix: str, result: dict[str, object]) -> None:
-    """Every finding in one of the formats; `result` is what else a program wants to know, `prefix` the way to root."""
+    """Every finding in one of the formats for programs; `result` is what else it wants to know, `prefix` the way to root."""
     ordered = in_order(diagnostics)
     match form:
         case "json":

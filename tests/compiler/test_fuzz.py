@@ -81,9 +81,10 @@ def compiled(files: dict[str, bytes]) -> list[Diagnostic]:
     compilation = check_project(project)
     if not any(each.code.startswith("E") for each in compilation.found):
         outputs(compilation)
-    for form in report.FORMATS:
-        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            report.print_findings(compilation.found, form, project.line, "", {})
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        report.print_diagnostics(compilation.found, project.line)
+        for form in report.FORMATS:
+            report.print_for_machines(compilation.found, form, "", {})
     return compilation.found
 
 
