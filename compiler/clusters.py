@@ -1,24 +1,26 @@
 """A cluster, from its file to the models that it serves."""
 
+import re
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as List
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 
+from compiler.build.files import DEFAULT_CLUSTER
 from compiler.check.cluster import ClusterSpec
-from compiler.check.layers import Layers, merge_models
+from compiler.check.layers import Layers
 from compiler.check.validate import validate
 from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span, did_you_mean
+from compiler.facts import Facts
 from compiler.layering.layers import EXTENDS, Layer
 from compiler.layering.merge import ENABLED, WAIVE
 from compiler.lint.hardware import offered, unoffered
-from compiler.models import CompiledModel, check_name, collect, compile_layers, found_through, through
+from compiler.models import CompiledModel, check_name, collect, compile_layers, facts_of, found_through, through
 from compiler.source.project import BASE, CLUSTERS, Project
 from compiler.source.tree import Mapping as Tree
 from compiler.source.tree import Sequence, find, plain
-
-DEFAULT_CLUSTER = "default"
-"""The cluster that becomes `generated/serve.yaml`. Without such a file it serves every model."""
 
 HARDWARE = "hardware/"
 """Where under base/ the profiles lie that say what nodes there are."""
@@ -28,37 +30,52 @@ OVERLAY = "overlay"
 _OF_A_FILE = (EXTENDS, ENABLED, WAIVE)
 """Keys that speak of a model's or profile's own file."""
 
-_Chosen = list[tuple[CompiledModel, Span]]
+_Chosen = list[tuple[Facts, Span]]
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A cluster and the models that it serves. `file` is None for a default cluster that nobody has written."""
+    """A cluster and the models that it serves, by name.
+
+    `laid`: those on which its overlay lies. `file` is None for a default cluster that nobody has written.
+    """
 
     spec: ClusterSpec
-    models: list[CompiledModel]
+    members: list[Facts]
+    laid: dict[str, CompiledModel]
     file: str | None
 
 
-def compile_clusters(layers: Layers, enabled: list[CompiledModel], found: list[Diagnostic]) -> dict[str, Cluster]:
+def compile_clusters(layers: Layers, enabled: list[Facts], found: list[Diagnostic]) -> dict[str, Cluster]:
     """Every cluster by its name; what is wrong goes to `found`."""
-    profiles = [name for name in layers.project.profiles if name.startswith(HARDWARE)]
-    stacks = {name: collect(found, partial(layers.under, f"{BASE}/{name}.yaml")) for name in profiles}
-    hardware = {name: offered(merge_models(stack).tree) for name, stack in stacks.items() if stack}
+    hardware = offered_hardware(layers, found)
     clusters = {}
-    for name in sorted({DEFAULT_CLUSTER, *layers.project.clusters}):
-        cluster = collect(found, partial(_compile_cluster, layers, name, enabled, found))
+    for name in cluster_names(layers.project):
+        cluster = collect(found, partial(compile_cluster, layers, name, enabled, found))
         if cluster is not None:
             clusters[name] = cluster
             found += _unoffered(cluster, hardware, layers.project)
     return clusters
 
 
-def _compile_cluster(layers: Layers, name: str, enabled: list[CompiledModel], found: list[Diagnostic]) -> Cluster:
+def cluster_names(project: Project) -> list[str]:
+    """The clusters, the default one always among them."""
+    return sorted({DEFAULT_CLUSTER, *project.clusters})
+
+
+def offered_hardware(layers: Layers, found: list[Diagnostic]) -> dict[str, frozenset[str]]:
+    """The custom resources of each hardware profile."""
+    profiles = [name for name in layers.project.profiles if name.startswith(HARDWARE)]
+    stacks = {name: collect(found, partial(layers.under, f"{BASE}/{name}.yaml")) for name in profiles}
+    return {name: offered(layers.merged(stack).tree) for name, stack in stacks.items() if stack}
+
+
+def compile_cluster(layers: Layers, name: str, enabled: list[Facts], found: list[Diagnostic]) -> Cluster:
+    """One cluster. Raises ConfigErrors."""
     file, project = f"{CLUSTERS}/{name}.yaml", layers.project
     if name == DEFAULT_CLUSTER and name not in project.clusters:
-        _check_ids([(each, Span(each.model.file, 1, 1, 1, 1)) for each in enabled], project, found)
-        return Cluster(ClusterSpec(models=["*"]), enabled, None)
+        _check_ids([(each, Span(each.file, 1, 1, 1, 1)) for each in enabled], found)
+        return Cluster(ClusterSpec(models=["*"]), enabled, {}, None)
     check_name(name, file)
     tree = project.tree(file)
     overlay = tree.get(OVERLAY)
@@ -69,10 +86,11 @@ def _compile_cluster(layers: Layers, name: str, enabled: list[CompiledModel], fo
     layers.check_secrets(file, own)
     spec = validate(own, ClusterSpec)
     chosen = _select(project, tree, enabled, found)
+    laid = _lay_over(layer, [each for each, _ in chosen], layers, found) if layer is not None else {}
     if layer is not None:
-        chosen = _lay_over(layer, chosen, layers, found)
-    _check_ids(chosen, project, found)
-    return Cluster(spec, [each for each, _ in chosen], file)
+        chosen = [(facts_of(laid[each.name]), span) for each, span in chosen if each.name in laid]
+    _check_ids(chosen, found)
+    return Cluster(spec, [each for each, _ in chosen], laid, file)
 
 
 def _check_overlay(layer: Layer) -> None:
@@ -83,54 +101,64 @@ def _check_overlay(layer: Layer) -> None:
         raise ConfigErrors(Diagnostic("E301", f"`{each.key}` {problem}", Label(each.key_span)) for each in stray)
 
 
-def _select(project: Project, tree: Tree, enabled: list[CompiledModel], found: list[Diagnostic]) -> _Chosen:
+def _select(project: Project, tree: Tree, enabled: list[Facts], found: list[Diagnostic]) -> _Chosen:
     """The cluster's models by name, each with the pattern that chose it; each pattern must select something."""
     patterns = tree.get("models")
     assert isinstance(patterns, Sequence)
-    chosen: dict[str, tuple[CompiledModel, Span]] = {}
+    by_name = {each.name: each for each in enabled}
+    chosen: dict[str, tuple[Facts, Span]] = {}
     for item in patterns.items:
         pattern = str(plain(item))
-        if not any(fnmatchcase(name, pattern) for name in project.models):
+        names = matching(pattern, project.models)
+        if not names:
             guess = did_you_mean(pattern, project.models)
             hint = f"did you mean `{guess}`?" if guess else "a model is named like its file in registry/, without .yaml"
             found.append(Diagnostic("E401", f"no model is called `{pattern}`", Label(item.span), help=hint))
-        for each in enabled:
-            if fnmatchcase(each.model.name, pattern):
-                chosen.setdefault(each.model.name, (each, item.span))
+        for name in names:
+            if name in by_name:
+                chosen.setdefault(name, (by_name[name], item.span))
     return [chosen[name] for name in sorted(chosen)]
 
 
-def _lay_over(layer: Layer, chosen: _Chosen, layers: Layers, found: list[Diagnostic]) -> _Chosen:
+def matching(pattern: str, names: List[str]) -> List[str]:
+    """The names, which are sorted, that a pattern means. What stands before its first wildcard is looked up."""
+    literal = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
+    first = bisect_left(names, literal)
+    if literal == pattern:
+        return [pattern] if names[first : first + 1] == [pattern] else []
+    last = bisect_left(names, f"{literal}\U0010ffff", lo=first)
+    return [name for name in names[first:last] if fnmatchcase(name, pattern)]
+
+
+def _lay_over(layer: Layer, chosen: list[Facts], layers: Layers, found: list[Diagnostic]) -> dict[str, CompiledModel]:
     """The models with the overlay on them. A tag of it must find something to act on in one model at least."""
-    laid: _Chosen = []
+    laid: dict[str, CompiledModel] = {}
     idle: list[set[Diagnostic]] = []
-    for each, span in chosen:
+    for each in chosen:
         compiled = collect(found, partial(_laid, layer, each, layers))
         if compiled is not None:
-            laid.append((compiled, span))
+            laid[each.name] = compiled
             idle.append({diagnostic for diagnostic in compiled.merged.found if diagnostic.code == "E208"})
     found += set.intersection(*idle) if idle else ()
     return laid
 
 
-def _laid(layer: Layer, below: CompiledModel, layers: Layers) -> CompiledModel | None:
-    model = below.model
-    with found_through(model.file):
-        return compile_layers(model.name, model.file, [*below.layers, layer], layers, idle=(layer.file,))
+def _laid(layer: Layer, below: Facts, layers: Layers) -> CompiledModel | None:
+    with found_through(below.file):
+        stack = layers.under(below.file)
+        assert stack is not None  # the model compiled without the overlay
+        return compile_layers(below.name, below.file, [*stack, layer], layers, idle=(layer.file,))
 
 
-def _check_ids(chosen: _Chosen, project: Project, found: list[Diagnostic]) -> None:
-    by_id: dict[str, CompiledModel] = {}
+def _check_ids(chosen: _Chosen, found: list[Diagnostic]) -> None:
+    by_id: dict[str, Facts] = {}
     for each, span in chosen:
-        model_id = each.model.spec.model.model_id
-        first = by_id.setdefault(model_id, each)
+        first = by_id.setdefault(each.model_id, each)
         if first is not each:
-            names = [compiled.model.name for compiled in (first, each)]
-            labels = tuple(
-                Label(find(project.tree(compiled.model.file), ("model_config", "model_id"))[1], f"`{model_id}`")
-                for compiled in (first, each)
+            labels = tuple(Label(one.id_span, f"`{one.model_id}`") for one in (first, each))
+            message = (
+                f"`{first.name}` and `{each.name}` are both called `{each.model_id}`, and this cluster serves both"
             )
-            message = f"`{names[0]}` and `{names[1]}` are both called `{model_id}`, and this cluster serves both"
             found.append(Diagnostic("E402", message, Label(span), labels))
 
 
@@ -145,6 +173,6 @@ def _unoffered(cluster: Cluster, profiles: Mapping[str, frozenset[str]], project
             hint = f"did you mean `{guess}`?" if guess else f"there are {', '.join(profiles) or 'none'}"
             yield Diagnostic("E404", f"there is no hardware profile `{name}`", place, help=hint)
     hardware = {name: profiles[name] for name in listed if name in profiles}
-    for each in cluster.models:
-        for diagnostic in unoffered(each.merged.tree, each.model.spec, hardware):
-            yield through(each.model.file, diagnostic)
+    for each in cluster.members:
+        for diagnostic in unoffered(each.asks, hardware):
+            yield through(each.file, diagnostic)

@@ -7,7 +7,7 @@ faster than ruamel.yaml.
 
 import json
 import re
-from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 _PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./+-]*(:[A-Za-z0-9_./+-]+)*")
@@ -15,54 +15,61 @@ _RESERVED = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "nul
 _PRINTABLE_EXCEPTIONS = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]|[\ud800-\udfff]")
 
 
-def emit(document: dict[str, Any], header: str) -> bytes:
+def emit(document: dict[str, Any], header: str = "") -> bytes:
     """`document` as UTF-8 YAML under `header`, whose lines become comments."""
     lines = [f"# {line}".rstrip() for line in header.splitlines()]
-    body = _mapping(document, 0) if document else ["{}"]
-    return "\n".join([*lines, *body, ""]).encode()
+    _mapping(document, "", lines)
+    return "\n".join([*lines, *([] if document else ["{}"]), ""]).encode()
 
 
-def _mapping(mapping: dict[str, Any], indent: int) -> Iterator[str]:
+def emit_item(mapping: dict[str, Any]) -> bytes:
+    """A mapping as the item of a list that stands at a document's own keys."""
+    lines: list[str] = []
+    _sequence([mapping], "  ", lines)
+    return "\n".join([*lines, ""]).encode()
+
+
+def _mapping(mapping: dict[str, Any], indent: str, lines: list[str]) -> None:
     for key, value in mapping.items():
-        yield from _item(f"{' ' * indent}{scalar(key)}:", value, indent)
+        _item(f"{indent}{scalar(key)}:", value, indent, lines)
 
 
-def _sequence(items: list[Any], indent: int) -> Iterator[str]:
+def _sequence(items: list[Any], indent: str, lines: list[str]) -> None:
     for item in items:
-        dash = f"{' ' * indent}-"
         if isinstance(item, dict) and item:
-            first, *rest = _mapping(item, indent + 2)
-            yield f"{dash} {first.lstrip()}"
-            yield from rest
+            first = len(lines)
+            _mapping(item, f"{indent}  ", lines)
+            lines[first] = f"{indent}- {lines[first].lstrip(' ')}"
         else:
-            yield from _item(dash, item, indent)
+            _item(f"{indent}-", item, indent, lines)
 
 
-def _item(prefix: str, value: Any, indent: int) -> Iterator[str]:
-    if isinstance(value, dict | list) and value:
-        yield prefix
-        yield from _mapping(value, indent + 2) if isinstance(value, dict) else _sequence(value, indent + 2)
+def _item(prefix: str, value: Any, indent: str, lines: list[str]) -> None:
+    if not value or not isinstance(value, dict | list):
+        lines.append(f"{prefix} {scalar(value)}")
+        return
+    lines.append(prefix)
+    if isinstance(value, dict):
+        _mapping(value, f"{indent}  ", lines)
     else:
-        yield f"{prefix} {scalar(value)}"
+        _sequence(value, f"{indent}  ", lines)
 
 
 def scalar(value: Any) -> str:
     """One value on one line."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "true" if value else "false"
-        case int():
-            return str(value)
-        case float():
-            return _float(value)
-        case str():
-            return _string(value)
-        case {} | []:
-            return "{}" if isinstance(value, dict) else "[]"
-        case _:
-            raise TypeError(f"cannot emit {type(value).__name__}")
+    if isinstance(value, str):
+        return _string(value)
+    if value is None:
+        return "null"
+    if value is True or value is False:
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return _float(value)
+    if isinstance(value, int):
+        return str(value)
+    if value in ({}, []):
+        return "{}" if isinstance(value, dict) else "[]"
+    raise TypeError(f"cannot emit {type(value).__name__}")
 
 
 def _float(value: float) -> str:
@@ -73,6 +80,7 @@ def _float(value: float) -> str:
     return text
 
 
+@lru_cache(maxsize=4096)  # keys and words come again in every document
 def _string(text: str) -> str:
     if _PLAIN.fullmatch(text) and text.casefold() not in _RESERVED:
         return text

@@ -1,21 +1,25 @@
 """A model, from its file to its spec, with all that led to it."""
 
+import hashlib
+import json
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
-from compiler.check.layers import Layers, merge_models, without_known
+from compiler.check.layers import Layers, without_known
 from compiler.check.placement import check_placement
 from compiler.check.validate import validate
 from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span, at_most
+from compiler.facts import Facts
 from compiler.layering.layers import Layer
 from compiler.layering.merge import Merged
-from compiler.lint.rules import Subject, folded_name, lint
+from compiler.lint.hardware import asks
+from compiler.lint.rules import Subject, dead_overrides, lint, mentions, needs, own_ids
 from compiler.lower.serve import Model
 from compiler.source.project import BASE, NAME, REGISTRY
-from compiler.source.tree import Mapping
+from compiler.source.tree import Plain, find, plain
 from runtime.application import RESERVED_NAMES, ModelSpec
 
 T = TypeVar("T")
@@ -51,7 +55,7 @@ def compile_layers(
     name: str, file: str, stack: list[Layer], layers: Layers, idle: Collection[str] = ()
 ) -> CompiledModel | None:
     """Merge and check. `idle`: files whose tags may find nothing to act on. As `compile_model`."""
-    merged = merge_models(stack)
+    merged = layers.merged(stack)
     found = [
         each for each in merged.found if each.code != "E208" or not each.primary or each.primary.span.file not in idle
     ]
@@ -66,20 +70,38 @@ def compile_layers(
     return None if spec is None else CompiledModel(Model(name, file, spec), stack, merged)
 
 
-def lint_models(models: list[CompiledModel]) -> Iterator[Diagnostic]:
-    """What the lints find in each model."""
-    ids: dict[str, list[str]] = {}
-    for each in models:
-        model_id = each.model.spec.model.model_id
-        ids.setdefault(folded_name(model_id), []).append(model_id)
-    above: dict[str, list[Mapping]] = {}
-    for each in models:
-        for layer in each.layers[:-1]:
-            above.setdefault(layer.file, []).append(each.merged.tree)
-    for each in models:
-        model, standing = each.model, above.get(each.model.file, [])
-        subject = Subject(model.name, model.file, model.spec, each.layers, each.merged, standing, ids)
-        yield from (through(model.file, diagnostic) for diagnostic in at_most(lint(subject), model.file))
+def facts_of(compiled: CompiledModel) -> Facts:
+    """What of a model is kept. Lints it."""
+    model, tree = compiled.model, compiled.merged.tree
+    own = next(layer.tree for layer in compiled.layers if layer.file == model.file)
+    subject = Subject(model.name, model.file, model.spec, compiled.layers, compiled.merged)
+    card = model.spec.model.card
+    return Facts(
+        name=model.name,
+        file=model.file,
+        enabled=model.spec.enabled,
+        model_id=model.spec.model.model_id,
+        own_ids=own_ids(model.spec),
+        card={key: text for key, text in card if text is not None},
+        id_span=find(own, ("model_config", "model_id"))[1],
+        layers=tuple(layer.file for layer in compiled.layers),
+        effective=digest(canonical(plain(tree))),
+        asks=tuple(asks(tree, model.spec)),
+        mentions=tuple(mentions(subject)),
+        found=tuple(through(model.file, each) for each in at_most(lint(subject), model.file)),
+        dead=tuple(at_most(dead_overrides(subject), model.file)),
+        needs=needs(subject),
+    )
+
+
+def canonical(value: Plain) -> bytes:
+    """The same bytes for the same value, whatever the order of its keys."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def digest(data: bytes) -> str:
+    """SHA-256, in hex."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def through(file: str, diagnostic: Diagnostic) -> Diagnostic:

@@ -1,22 +1,19 @@
 """The whole compile: file text in, the bytes of `generated/` out. Pure but for reading the project's files."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from compiler.build.publish import MANIFEST, MARK
+from compiler.build.files import cluster_file, cluster_path, model_file, model_path
+from compiler.build.publish import MANIFEST
 from compiler.check.layers import Layers
 from compiler.check.waivers import waive
-from compiler.clusters import DEFAULT_CLUSTER, Cluster, compile_clusters
+from compiler.clusters import Cluster, compile_clusters
 from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span, has_errors
-from compiler.emit import emit
-from compiler.lower.serve import cluster_document, model_document
-from compiler.models import CompiledModel, collect, compile_models, lint_models
+from compiler.facts import Facts
+from compiler.lint.registry import lint_registry
+from compiler.models import CompiledModel, collect, compile_models, digest, facts_of, through
 from compiler.source.project import CLUSTERS, REGISTRY, Project
-from compiler.source.tree import plain
-
-HEADER = MARK + " from {source}. Do not edit: change the source and compile again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +21,9 @@ class Compilation:
     """What a compile found, with all models, disabled ones too, and the clusters by their names."""
 
     models: list[CompiledModel]
+    facts: list[Facts]
     clusters: dict[str, Cluster]
     found: list[Diagnostic]
-
-    @property
-    def enabled(self) -> list[CompiledModel]:
-        """The models that are compiled for."""
-        return [each for each in self.models if each.model.spec.enabled]
 
 
 def compile_project(project: Project) -> Compilation:
@@ -47,62 +40,47 @@ def check_project(project: Project) -> Compilation:
     for names in (lambda: project.profiles, lambda: project.models, lambda: project.clusters):
         collect(found, names)
     if found:
-        return Compilation([], {}, found)
+        return Compilation([], [], {}, found)
     layers = Layers(project)
     models = compile_models(layers, found)
-    enabled = [each for each in models if each.model.spec.enabled]
+    facts = [facts_of(each) for each in models]
+    enabled = [each for each in facts if each.enabled]
     clusters = compile_clusters(layers, enabled, found)
-    found += [*layers.found, *lint_models(models)]
+    found += [*layers.found, *(each for one in facts for each in one.found)]
+    found += [through(one.file, each) for one, each in lint_registry(facts)]
     if not has_errors(found):
-        found += _unused(enabled, clusters)
-    return Compilation(models, clusters, list(waive(found, layers.waivers)))
+        found += unused(enabled, clusters)
+    return Compilation(models, facts, clusters, list(waive(found, layers.waivers)))
 
 
 def outputs(compilation: Compilation) -> dict[str, bytes]:
     """The files that a compilation without errors asks for: path under the root -> bytes."""
-    files = {}
-    for each in compilation.enabled:
-        header = HEADER.format(source=each.model.file)
-        files[f"generated/models/{each.model.name}.yaml"] = emit(model_document(each.model), header)
+    files = {
+        model_path(each.model.name): model_file(each.model) for each in compilation.models if each.model.spec.enabled
+    }
     for name, cluster in compilation.clusters.items():
-        document = cluster_document(cluster.spec, [each.model for each in cluster.models])
-        files[_cluster_path(name)] = emit(document, HEADER.format(source=cluster.file or f"{REGISTRY}/"))
-    return {**files, MANIFEST: _manifest(compilation.models, files)}
+        models = (
+            model_file(cluster.laid[each.name].model) if cluster.laid else files[model_path(each.name)]
+            for each in cluster.members
+        )
+        files[cluster_path(name)] = cluster_file(cluster.file or f"{REGISTRY}/", cluster.spec, cluster.members, models)
+    return {**files, MANIFEST: _manifest(compilation.facts, files)}
 
 
-def _unused(enabled: Iterable[CompiledModel], clusters: Mapping[str, Cluster]) -> Iterator[Diagnostic]:
+def unused(enabled: Iterable[Facts], clusters: Mapping[str, Cluster]) -> Iterator[Diagnostic]:
     """A warning for each model that no cluster serves, and each cluster that serves no model."""
-    served = {each.model.name for cluster in clusters.values() for each in cluster.models}
+    served = {each.name for cluster in clusters.values() for each in cluster.members}
     hint = f"name it in a file of {CLUSTERS}/, or say `enabled: false` in this one"
     for each in enabled:
-        if each.model.name not in served:
-            place = Label(Span(each.model.file, 1, 1, 1, 1))
-            yield Diagnostic("W401", f"no cluster serves `{each.model.name}`", place, help=hint)
+        if each.name not in served:
+            yield Diagnostic("W401", f"no cluster serves `{each.name}`", Label(Span(each.file, 1, 1, 1, 1)), help=hint)
     for name, cluster in clusters.items():
-        if not cluster.models:
+        if not cluster.members:
             yield Diagnostic("W402", f"cluster `{name}` serves no model", None)
 
 
-def _cluster_path(name: str) -> str:
-    return "generated/serve.yaml" if name == DEFAULT_CLUSTER else f"generated/clusters/{name}.yaml"
-
-
-def _manifest(models: list[CompiledModel], outputs: Mapping[str, bytes]) -> bytes:
+def _manifest(models: Iterable[Facts], outputs: Mapping[str, bytes]) -> bytes:
     """What was built from what. `effective` is the hash of the merged config, so comments do not count."""
-    built = {
-        compiled.model.name: {
-            "layers": [layer.file for layer in compiled.layers],
-            "effective": _sha256(_canonical(plain(compiled.merged.tree))),
-        }
-        for compiled in models
-    }
-    hashes = {path: _sha256(data) for path, data in sorted(outputs.items())}
+    built = {each.name: {"layers": each.layers, "effective": each.effective} for each in models}
+    hashes = {path: digest(data) for path, data in sorted(outputs.items())}
     return json.dumps({"models": built, "outputs": hashes}, indent=2).encode() + b"\n"
-
-
-def _canonical(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from compiler import report
+from compiler.build.files import model_path
 from compiler.build.publish import Change, differences, ours, publish
 from compiler.codes import CODES
 from compiler.diagnostics import ConfigErrors, Diagnostic, did_you_mean, has_errors
@@ -15,8 +16,8 @@ from compiler.edit.layout import layout
 from compiler.edit.mend import mend
 from compiler.edit.new import model_file
 from compiler.exits import DIFFERENT, OK, WRONG_CONFIG
+from compiler.facts import Facts
 from compiler.layering.layers import extended
-from compiler.lower.serve import Model
 from compiler.models import CompiledModel
 from compiler.pipeline import Compilation, check_project, compile_project, outputs
 from compiler.reference import editor
@@ -86,7 +87,7 @@ def compile_(options: argparse.Namespace) -> int:
     if options.check:
         report.print_differences(changes, foreign, diff=options.format == "human")
     elif options.format == "human":
-        report.print_compiled(len(compiled.enabled), len(compiled.clusters), seconds, changes)
+        report.print_compiled(sum(each.enabled for each in compiled.facts), len(compiled.clusters), seconds, changes)
     return DIFFERENT if options.check and (changes or foreign) else OK
 
 
@@ -167,7 +168,9 @@ def _model(options: argparse.Namespace, project: Project) -> CompiledModel:
             raise RefusedError(
                 f"there is no cluster `{options.cluster}`" + (f"; did you mean `{known}`?" if known else "")
             )
-        models = compilation.clusters[options.cluster].models
+        laid = compilation.clusters[options.cluster].laid
+        members = {each.name for each in compilation.clusters[options.cluster].members}
+        models = [laid.get(each.model.name, each) for each in models if each.model.name in members]
     wanted = options.model.removeprefix(f"{REGISTRY}/").removesuffix(".yaml").replace("/", "--")
     for each in models:
         if each.model.name == wanted:
@@ -197,25 +200,22 @@ _COLUMNS = ("model", "engine", "gpus", "clusters", "extends")
 
 def _columns(each: CompiledModel, compilation: Compilation) -> tuple[str, ...]:
     spec = each.model.spec
-    clusters = [name for name, cluster in compilation.clusters.items() if each.model.name in _names(cluster.models)]
+    name = each.model.name
+    clusters = [key for key, cluster in compilation.clusters.items() if name in _names(cluster.members)]
     extends = ", ".join(layer.file.partition("/")[2].removesuffix(".yaml") for layer in reversed(each.layers[:-1]))
     gpus = spec.scaling_config.num_workers * spec.scaling_config.num_gpus_per_worker
     where = ", ".join(clusters) if spec.enabled else "(disabled)"
-    return each.model.name, spec.model.initialization.engine.name, f"{gpus:g}", where, extends
+    return name, spec.model.initialization.engine.name, f"{gpus:g}", where, extends
 
 
-def _names(models: list[CompiledModel]) -> list[str]:
-    return [each.model.name for each in models]
+def _names(models: list[Facts]) -> list[str]:
+    return [each.name for each in models]
 
 
 def _selection(project: Project, compilation: Compilation) -> Selection:
     paths = {change.path for change in differences(project.root, outputs(compilation))}
-    changed = [each.model.name for each in compilation.models if _generated(each.model) in paths]
+    changed = [each.model.name for each in compilation.models if model_path(each.model.name) in paths]
     return Selection(compilation, changed)
-
-
-def _generated(model: Model) -> str:
-    return f"generated/models/{model.name}.yaml"
 
 
 def graph_(options: argparse.Namespace) -> int:

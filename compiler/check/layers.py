@@ -10,8 +10,8 @@ from compiler.check.validate import check_layer
 from compiler.check.waivers import Waivers, read_waivers
 from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span, at_most
 from compiler.layering.layers import EXTENDS, Layer, stack
-from compiler.layering.merge import WAIVE, Merged, merge
-from compiler.source.project import Project
+from compiler.layering.merge import WAIVE, Below, Merged, cover, finish
+from compiler.source.project import BASE, Project
 from compiler.source.secrets import secrets_in
 from compiler.source.tree import Mapping, has_templates
 from runtime.application import ModelSpec
@@ -25,6 +25,7 @@ class Layers:
     found: list[Diagnostic] = field(default_factory=list)
     waivers: list[Waivers] = field(default_factory=list)
     _layers: dict[str, Layer | None] = field(default_factory=dict)
+    _merged: dict[tuple[str, ...], Below] = field(default_factory=dict)
 
     def get(self, file: str) -> Layer | None:
         """The layer of a file; None where it cannot be read, which is found once."""
@@ -64,21 +65,30 @@ class Layers:
         """What looks like a secret is found."""
         self.found += at_most(_secrets(tree), file)
 
+    def merged(self, stack: list[Layer]) -> Merged:
+        """The layers of a model in one tree, its templates evaluated."""
+        merged = finish(self._below(stack[:-1]), stack[-1], rules(ModelSpec))
+        if not has_templates(merged.tree):
+            return merged
+        from compiler.layering.template import evaluate  # needs Jinja2, which no project without templates should load
+
+        tree, found = evaluate(merged.tree)
+        return replace(merged, tree=tree, found=(*merged.found, *found))
+
+    def _below(self, stack: list[Layer]) -> Below:
+        """The layers in one tree; profiles, which lie under many models, are merged once."""
+        key = tuple(layer.file for layer in stack)
+        if not stack or key in self._merged:
+            return self._merged[key] if stack else Below()
+        below = cover(self._below(stack[:-1]), stack[-1], rules(ModelSpec))
+        if key[-1].startswith(f"{BASE}/"):
+            self._merged[key] = below
+        return below
+
     def _read(self, file: str) -> Layer:
         tree = self.project.tree(file)
         self.waivers.append(read_waivers(file, tree, self.found))
         return self.check(file, tree)
-
-
-def merge_models(layers: list[Layer]) -> Merged:
-    """The layers of a model in one tree, its templates evaluated."""
-    merged = merge(layers, rules(ModelSpec))
-    if not has_templates(merged.tree):
-        return merged
-    from compiler.layering.template import evaluate  # needs Jinja2, which no project without templates should load
-
-    tree, found = evaluate(merged.tree)
-    return replace(merged, tree=tree, found=(*merged.found, *found))
 
 
 def without_known(found: Iterable[Diagnostic], known: Iterable[Diagnostic]) -> list[Diagnostic]:

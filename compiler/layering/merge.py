@@ -57,13 +57,38 @@ class Merged:
 
 def merge(layers: list[Layer], rules: Rules | None = None) -> Merged:
     """All layers in one tree, without what each says of its own file; the last layer wins."""
-    *lower, top = layers
-    merger = _Merger(rules or Rules())
-    below: Mapping | None = None
-    for layer in lower:
-        below = merger.lay(below, _without(layer.tree, EXTENDS, WAIVE, ENABLED))
-    tree = merger.lay(below, _without(top.tree, EXTENDS, WAIVE))
-    return Merged(tree, below or _NOTHING, tuple(merger.found))
+    rules = rules or Rules()
+    below = Below()
+    for layer in layers[:-1]:
+        below = cover(below, layer, rules)
+    return finish(below, layers[-1], rules)
+
+
+@dataclass(frozen=True, slots=True)
+class Below:
+    """Some layers in one tree, and what the next one has to know. `finals`: the final values, as tag and as value."""
+
+    tree: Mapping | None = None
+    finals: Dict[Path, tuple[Node, Node]] = field(default_factory=dict)
+    found: tuple[Diagnostic, ...] = ()
+
+
+def cover(below: Below, layer: Layer, rules: Rules) -> Below:
+    """`layer` laid on others, as something to lie under another one."""
+    return _lay(below, _without(layer.tree, EXTENDS, WAIVE, ENABLED), rules)
+
+
+def finish(below: Below, top: Layer, rules: Rules) -> Merged:
+    """`top` laid on all others."""
+    done = _lay(below, _without(top.tree, EXTENDS, WAIVE), rules)
+    assert done.tree is not None
+    return Merged(done.tree, below.tree or _NOTHING, done.found)
+
+
+def _lay(below: Below, upper: Mapping, rules: Rules) -> Below:
+    merger = _Merger(rules, list(below.found), dict(below.finals))
+    tree = merger.lay(below.tree, upper)
+    return Below(tree, merger.finals, tuple(merger.found))
 
 
 def _without(tree: Mapping, *keys: str) -> Mapping:
@@ -74,11 +99,11 @@ def _without(tree: Mapping, *keys: str) -> Mapping:
 
 @dataclass(slots=True)
 class _Merger:
-    """Lays one layer on another. `finals`: the final values so far, each as tag and as value."""
+    """Lays one layer on another."""
 
     rules: Rules
-    found: list[Diagnostic] = field(default_factory=list)
-    finals: dict[Path, tuple[Node, Node]] = field(default_factory=dict)
+    found: list[Diagnostic]
+    finals: dict[Path, tuple[Node, Node]]
 
     def lay(self, lower: Mapping | None, upper: Mapping) -> Mapping:
         merged = self._mapping(lower, upper, ())

@@ -1,13 +1,15 @@
 """The rules, one function each, and the table of them. A rule sees one compiled model and yields its findings."""
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from compiler.diagnostics import Diagnostic, Fix, Label, Span
+from compiler.facts import Mention
 from compiler.layering.layers import Layer
 from compiler.layering.merge import ENABLED, Merged
 from compiler.source import tags
+from compiler.source.project import REGISTRY
 from compiler.source.tree import Mapping as Tree
 from compiler.source.tree import Node, Sequence, definitions, find, leaves, plain, same
 from runtime.application import ModelSpec
@@ -28,15 +30,13 @@ _BATCH: Path = (*_GENERATION, "max_batch_size")
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A compiled model, the merged trees of those that lie on it, and the ids of all models by their folded names."""
+    """A compiled model."""
 
     name: str
     file: str
     spec: ModelSpec
     layers: list[Layer]
     merged: Merged
-    above: list[Tree]
-    ids: Mapping[str, Collection[str]]
 
     def label(self, path: Path, text: str = "") -> Label:
         """Where a value was set; the model's first line where no layer sets it."""
@@ -50,22 +50,31 @@ def lint(subject: Subject) -> Iterator[Diagnostic]:
         yield from rule(subject)
 
 
-def dead_override(subject: Subject) -> Iterator[Diagnostic]:
+def dead_overrides(subject: Subject) -> Iterator[Diagnostic]:
     """W201: a value of the model's own file that says what it would inherit."""
     for path, node in leaves(subject.layers[-1].tree):
         below, _, reached = find(subject.merged.below, path)
-        value, _, _ = find(subject.merged.tree, path)
         if reached != path or path == (ENABLED,) or any(tag for tag in _tags(subject.layers[-1].tree, path)):
             continue
-        if same(value, below) and not any(_wins(subject.file, path, tree) for tree in subject.above):
+        if same(find(subject.merged.tree, path)[0], below):
             message = f"this override changes nothing: `{'.'.join(path)}` is the same below"
             place = Label(definitions(below)[0].span, "set here")
             advice = "remove the line, or run `llm-serve lint --fix`"
             yield Diagnostic("W201", message, Label(node.span, "same value"), (place,), advice, fix=Fix(path))
 
 
+def needs(subject: Subject) -> dict[str, tuple[Path, ...]]:
+    """For each model that this one stands on, where it has that model's value and would have another without it."""
+    models = [layer for layer in subject.layers[:-1] if layer.file.startswith(f"{REGISTRY}/")]
+    found = {
+        layer.file: tuple(path for path, _ in leaves(layer.tree) if _wins(layer.file, path, subject.merged.tree))
+        for layer in models
+    }
+    return {file: paths for file, paths in found.items() if paths}
+
+
 def _wins(file: str, path: Path, tree: Tree) -> bool:
-    """Whether a model above has the file's value where it would have another one without it."""
+    """Whether a merged tree has the file's value where it would have another one without it."""
     node, _, reached = find(tree, path)
     layers = [layer for layer in definitions(node) if layer.tag not in tags.EDITS]
     if reached != path or not layers or layers[0].span.file != file:
@@ -73,20 +82,41 @@ def _wins(file: str, path: Path, tree: Tree) -> bool:
     return len(layers) == 1 or not same(layers[0], layers[1])
 
 
+def mentions(subject: Subject) -> Iterator[Mention]:
+    """Where the name of another model may stand, which a new `model_id` has left behind (W202)."""
+    for path, rest in _foreign_texts(subject):
+        words = tuple(dict.fromkeys(word.rstrip(".") for word in re.findall(r"[\w.-]+", rest)))
+        if words and not _SNAPSHOT.search(rest):
+            yield Mention(words, path[-1], subject.label(path), subject.label(_MODEL_ID, "this model"))
+
+
 def other_models_name(subject: Subject) -> Iterator[Diagnostic]:
-    """W202: weights or a prompt of another model, which a new `model_id` has left behind."""
+    """W202: weights of another model, by the folder of a mirror, or what was set for another `model_id`."""
+    for path, rest in _foreign_texts(subject):
+        if folder := _SNAPSHOT.search(rest):
+            yield _names(subject, path, f"names {folder[0].removeprefix('models--').replace('--', '/')}")
+    if len(definitions(find(subject.merged.tree, _MODEL_ID)[0])) > 1:
+        yield from _left_behind(subject)
+
+
+def _foreign_texts(subject: Subject) -> Iterator[tuple[Path, str]]:
+    """The texts that name a model, in lower case and without the model's own names."""
     initialization = subject.spec.model.initialization
-    own = {subject.spec.model.model_id, initialization.hf_model_id or subject.spec.model.model_id}
     mirror = initialization.s3_mirror_config
     texts = {
         (*_INITIALIZATION, "s3_mirror_config", "bucket_uri"): (mirror and mirror.bucket_uri) or "",
         (*_GENERATION, "prompt_format"): subject.spec.model.generation.prompt_format or "",
     }
     for path, text in texts.items():
-        if other := _other_model(text, own, subject.ids):
-            yield _names(subject, path, f"names {other}")
-    if len(definitions(find(subject.merged.tree, _MODEL_ID)[0])) > 1:
-        yield from _left_behind(subject)
+        rest = text.casefold()
+        for model_id in own_ids(subject.spec):
+            rest = rest.replace(folded_name(model_id), "")
+        yield path, rest
+
+
+def own_ids(spec: ModelSpec) -> tuple[str, ...]:
+    """The names of the model itself."""
+    return spec.model.model_id, spec.model.initialization.hf_model_id or spec.model.model_id
 
 
 def _left_behind(subject: Subject) -> Iterator[Diagnostic]:
@@ -107,22 +137,6 @@ def _names(subject: Subject, path: Path, problem: str) -> Diagnostic:
     model_id = subject.spec.model.model_id
     message = f"`{path[-1]}` {problem}, but `model_id` is {model_id}"
     return Diagnostic("W202", message, subject.label(path), (subject.label(_MODEL_ID, "this model"),))
-
-
-def _other_model(text: str, own: Collection[str], ids: Mapping[str, Collection[str]]) -> str | None:
-    """The model that a text names, if it is another one."""
-    rest = text.casefold()
-    for model_id in own:
-        rest = rest.replace(folded_name(model_id), "")
-    if folder := _SNAPSHOT.search(rest):
-        return folder[0].removeprefix("models--").replace("--", "/")
-    for word in re.findall(r"[\w.-]+", rest):
-        parts = word.rstrip(".").split("-")
-        for first in range(len(parts)):
-            named = sorted(set(ids.get("-".join(parts[first:]), ())) - set(own))
-            if named:
-                return named[0]
-    return None
 
 
 def folded_name(model_id: str) -> str:
@@ -218,7 +232,6 @@ def ignored_placement(subject: Subject) -> Iterator[Diagnostic]:
 
 
 RULES: tuple[Callable[[Subject], Iterator[Diagnostic]], ...] = (
-    dead_override,
     other_models_name,
     batch_does_not_fill,
     starts_what_scales_to_zero,

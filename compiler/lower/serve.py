@@ -4,14 +4,17 @@ What needs new processes goes into `args` and `runtime_env`, what does not into 
 application for the first and reconfigures it for the second.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from compiler.check.cluster import ClusterSpec, HttpOptions
+from compiler.facts import Facts
 from runtime.application import (
     GatewayModel,
     GatewaySettings,
     ModelArguments,
+    ModelCard,
     ModelSettings,
     ModelSpec,
 )
@@ -40,25 +43,15 @@ class Model:
     file: str
     spec: ModelSpec
 
-    @property
-    def route_prefix(self) -> str:
-        """Where the model's own application listens."""
-        return f"/{self.name}"
+
+def route_prefix(name: str) -> str:
+    """Where a model's own application listens."""
+    return f"/{name}"
 
 
-def cluster_document(cluster: ClusterSpec, models: list[Model]) -> Document:
-    """The complete Serve config of a cluster: all its models and the gateway."""
-    applications = [model_application(model) for model in models]
-    return _document(cluster.http, [*applications, _gateway_application(cluster, models)])
-
-
-def model_document(model: Model) -> Document:
-    """The model alone, as a complete Serve config."""
-    return _document(HttpOptions(), [model_application(model)])
-
-
-def _document(http: HttpOptions, applications: list[Document]) -> Document:
-    return {"proxy_location": "EveryNode", "http_options": _dump(http), "applications": applications}
+def head(http: HttpOptions) -> Document:
+    """A Serve config up to its applications."""
+    return {"proxy_location": "EveryNode", "http_options": _dump(http)}
 
 
 def model_application(model: Model) -> Document:
@@ -77,7 +70,7 @@ def model_application(model: Model) -> Document:
     )
     application: Document = {
         "name": model.name,
-        "route_prefix": model.route_prefix,
+        "route_prefix": route_prefix(model.name),
         "import_path": MODEL_IMPORT_PATH,
     }
     if runtime_env is not None:
@@ -155,19 +148,18 @@ def _bundle(resources: dict[str, float]) -> dict[str, float]:
     return {name: amount for name, amount in resources.items() if amount} or {"CPU": 0.001}
 
 
-def _gateway_application(cluster: ClusterSpec, models: list[Model]) -> Document:
-    settings = GatewaySettings(
-        upstream=_upstream(cluster.http),
-        models=[
-            GatewayModel(
-                id=model.spec.model.model_id,
-                application=model.name,
-                route_prefix=model.route_prefix,
-                card=model.spec.model.card,
-            )
-            for model in models
-        ],
-    )
+def gateway_application(cluster: ClusterSpec, models: Iterable[Facts]) -> Document:
+    """The gateway of a cluster, with all models that it offers."""
+    offers = [
+        GatewayModel(
+            id=model.model_id,
+            application=model.name,
+            route_prefix=route_prefix(model.name),
+            card=ModelCard(**model.card),
+        )
+        for model in models
+    ]
+    settings = GatewaySettings(upstream=_upstream(cluster.http), models=offers)
     deployment = {
         "name": "Gateway",
         "num_replicas": cluster.gateway.num_replicas,

@@ -33,7 +33,7 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 def print_for_machines(diagnostics: Sequence[Diagnostic], form: Format, prefix: str, result: dict[str, object]) -> None:
-    """Every finding in one of the formats for programs; `result` is what else it wants to know, `prefix` the way to root."""
+    """Every finding in a format for programs; `result`: what else they want to know; `prefix`: the way to root."""
     ordered = in_order(diagnostics)
     match form:
         case "json":

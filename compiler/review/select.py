@@ -46,7 +46,8 @@ class Selection:
                 known = [_engine(each) for each in models]
             case "cluster", _:
                 cluster = self.compilation.clusters.get(value)
-                found = cluster.models if cluster else []
+                names = {each.name for each in cluster.members} if cluster else set()
+                found = [each for each in models if each.model.name in names]
                 known = list(self.compilation.clusters)
             case _:
                 found, value = self._by_name(selector), selector.strip("+")

@@ -24,6 +24,7 @@ PACKAGES = {
 LAYERS = {
     "compiler": (
         ("compiler.__init__", "compiler.codes", "compiler.diagnostics", "compiler.exits"),
+        ("compiler.facts",),
         ("compiler.source",),
         ("compiler.layering",),
         ("compiler.check",),

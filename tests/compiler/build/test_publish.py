@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from compiler.build import publish as publishing
-from compiler.build.publish import MANIFEST, MARK, Change, differences, ours
+from compiler.build.files import MARK
+from compiler.build.publish import MANIFEST, Change, differences, ours
 from compiler.diagnostics import ConfigErrors
 from tests.compiler.support import write
 

@@ -1,0 +1,51 @@
+"""What of a compiled model matters beyond it: to its clusters, to models that it stands on, to the whole registry.
+
+Small and plain, so that it can be kept in the store: a model that has not changed is judged by its facts alone.
+"""
+
+from dataclasses import dataclass, field
+
+from compiler.diagnostics import Diagnostic, Label, Span
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A custom resource that the model asks a node for: that of its workers, or that of its replica."""
+
+    of_worker: bool
+    name: str
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """A text in which the name of another model may stand. `words`: what is left of it without the model's own."""
+
+    words: tuple[str, ...]
+    key: str
+    place: Label
+    model_id_place: Label
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """See above.
+
+    `found`: what is found in the model by itself. `dead`: its overrides that say what they inherit. `needs`: for each
+    model below, the paths at which this one would be another without that model's own value.
+    """
+
+    name: str
+    file: str
+    enabled: bool
+    model_id: str
+    own_ids: tuple[str, ...]
+    card: dict[str, str]
+    id_span: Span
+    layers: tuple[str, ...]
+    effective: str
+    asks: tuple[Ask, ...] = ()
+    mentions: tuple[Mention, ...] = ()
+    found: tuple[Diagnostic, ...] = ()
+    dead: tuple[Diagnostic, ...] = ()
+    needs: dict[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
