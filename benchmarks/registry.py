@@ -86,7 +86,7 @@ INITIALIZERS: dict[str, Tree] = {
     "single-device": {
         "type": "SingleDevice",
         "dtype": "bfloat16",
-        "from_pretrained_kwargs": {"low_cpu_mem_usage": True, "use_cache": True, "device_map": None},
+        "from_pretrained_kwargs": {"use_safetensors": True, "use_cache": True, "local_files_only": True},
         "torch_compile": {"backend": "inductor", "mode": "max-autotune", "fullgraph": False, "dynamic": False},
     },
     "vllm": {
@@ -97,7 +97,7 @@ INITIALIZERS: dict[str, Tree] = {
             "enable_prefix_caching": True,
             "enable_chunked_prefill": True,
             "max_num_batched_tokens": 8192,
-            "swap_space": 4,
+            "enforce_eager": False,
             "seed": 0,
         },
     },
@@ -106,7 +106,7 @@ INITIALIZERS: dict[str, Tree] = {
         "dtype": "float16",
         "use_kernel": True,
         "max_tokens": 4096,
-        "from_pretrained_kwargs": {"low_cpu_mem_usage": True, "use_cache": True, "use_safetensors": True},
+        "from_pretrained_kwargs": {"use_safetensors": True, "use_cache": True, "local_files_only": True},
     },
 }
 

@@ -7,10 +7,11 @@ import argparse
 import io
 import os
 import sys
+import time
 from pathlib import Path
 from typing import NoReturn
 
-from compiler.exits import INTERRUPTED, OUR_BUG, READER_GONE, WRONG_USAGE
+from compiler.exits import INTERRUPTED, OK, OUR_BUG, READER_GONE, WRONG_USAGE
 
 EXAMPLES = """\
 examples:
@@ -50,6 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character shows its number
     options = _parser().parse_args(arguments)
     try:
+        if options.verb == "compile" and not options.check and options.format == "human" and _is_current(options.root):
+            return OK
         from compiler.verbs import run
 
         exit_code = run(options)
@@ -70,6 +73,25 @@ def main(arguments: list[str] | None = None) -> int:
         return OUR_BUG
 
 
+def _is_current(root: Path | None) -> bool:
+    """Whether there is nothing to compile, and says so. Loads a fraction of what a compile needs."""
+    from compiler.build.snapshot import unchanged
+
+    start = time.perf_counter()
+    folder = root or next((each for each in (Path.cwd(), *Path.cwd().parents) if (each / "registry").is_dir()), None)
+    try:
+        summary = unchanged(str(folder)) if folder else None
+    except OSError:
+        return False  # which the compile meets too, and explains
+    if not summary:
+        return False
+    from compiler.report.compiled import print_compiled
+
+    models, clusters = summary.split(" ")
+    print_compiled(int(models), int(clusters), time.perf_counter() - start, built=0)
+    return True
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="llm-serve",
@@ -82,7 +104,9 @@ def _parser() -> argparse.ArgumentParser:
 
     compile_ = _verb(verbs, "compile", "compile registry/ and base/ into generated/", _FINDINGS)
     compile_.description = "Compile registry/ and base/ into generated/. Nothing is written while there are errors."
-    compile_.add_argument("--check", action="store_true", help="write nothing; exit 2 with a diff on any difference")
+    how = compile_.add_mutually_exclusive_group()
+    how.add_argument("--check", action="store_true", help="write nothing; exit 2 with a diff on any difference")
+    how.add_argument("--force", action="store_true", help="write over generated files that were edited by hand")
 
     lint = _verb(verbs, "lint", "find what is wrong, or probably not meant so; exit 1 if anything is", _FINDINGS)
     lint.add_argument("--fix", action="store_true", help="remove dead overrides, write new names for old ones")
@@ -114,9 +138,41 @@ def _parser() -> argparse.ArgumentParser:
     schema = _verb(verbs, "schema", "write the schemas that editors check files with", ())
     schema.add_argument("--check", action="store_true", help="write nothing; exit 2 if they are not current")
 
+    _build_verbs(verbs)
+
     explain_code = _verb(verbs, "explain-code", "say what a code of a finding means", ())
     explain_code.add_argument("code", nargs="?", metavar="CODE", help="such as E301; all codes if left out")
     return parser
+
+
+def _build_verbs(verbs: "argparse._SubParsersAction[_Parser]") -> None:
+    derivation = _verb(verbs, "derivation", "say what goes into a model's build, by its hash", _PLAIN)
+    why = _verb(verbs, "why-rebuilt", "say which input of a model has changed", ())
+    for each in (derivation, why):
+        each.add_argument("model", metavar="MODEL", help="file name or model id")
+
+    generations = _verb(verbs, "generations", "list the states of generated/ that were published", _PLAIN)
+    generations.add_argument("--pin", type=int, metavar="N", help="keep a generation whatever gc does")
+    generations.add_argument("--unpin", type=int, metavar="N", help="keep it no longer")
+
+    rollback = _verb(verbs, "rollback", "bring a generation back, byte for byte", ())
+    rollback.add_argument("number", type=int, nargs="?", metavar="N", help="which one; the one before if left out")
+    rollback.add_argument("--force", action="store_true", help="write over generated files that were edited by hand")
+
+    gc = _verb(verbs, "gc", "throw away what no generation needs", ())
+    gc.add_argument("--keep", type=_count, default=10, metavar="K", help="how many generations to keep (default: 10)")
+    gc.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+
+    store = _verb(verbs, "store", "look after .llm-serve/store.db", ())
+    store.add_argument("what", choices=("verify",), help="verify: compare everything in it with its hash")
+    store.add_argument("--repair", action="store_true", help="drop what is wrong and build it again")
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("must not be negative")
+    return number
 
 
 SELECTORS = """\

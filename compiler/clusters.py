@@ -2,7 +2,7 @@
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from collections.abc import Sequence as List
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -17,8 +17,17 @@ from compiler.facts import Facts
 from compiler.layering.layers import EXTENDS, Layer
 from compiler.layering.merge import ENABLED, WAIVE
 from compiler.lint.hardware import offered, unoffered
-from compiler.models import CompiledModel, check_name, collect, compile_layers, facts_of, found_through, through
-from compiler.source.project import BASE, CLUSTERS, Project
+from compiler.models import (
+    CompiledModel,
+    check_name,
+    collect,
+    compile_layers,
+    compile_model,
+    facts_of,
+    found_through,
+    through,
+)
+from compiler.source.project import BASE, CLUSTERS, REGISTRY, Project
 from compiler.source.tree import Mapping as Tree
 from compiler.source.tree import Sequence, find, plain
 
@@ -46,18 +55,6 @@ class Cluster:
     file: str | None
 
 
-def compile_clusters(layers: Layers, enabled: list[Facts], found: list[Diagnostic]) -> dict[str, Cluster]:
-    """Every cluster by its name; what is wrong goes to `found`."""
-    hardware = offered_hardware(layers, found)
-    clusters = {}
-    for name in cluster_names(layers.project):
-        cluster = collect(found, partial(compile_cluster, layers, name, enabled, found))
-        if cluster is not None:
-            clusters[name] = cluster
-            found += _unoffered(cluster, hardware, layers.project)
-    return clusters
-
-
 def cluster_names(project: Project) -> list[str]:
     """The clusters, the default one always among them."""
     return sorted({DEFAULT_CLUSTER, *project.clusters})
@@ -70,12 +67,13 @@ def offered_hardware(layers: Layers, found: list[Diagnostic]) -> dict[str, froze
     return {name: offered(layers.merged(stack).tree) for name, stack in stacks.items() if stack}
 
 
-def compile_cluster(layers: Layers, name: str, enabled: list[Facts], found: list[Diagnostic]) -> Cluster:
+def compile_cluster(layers: Layers, name: str, enabled: Mapping[str, Facts], found: list[Diagnostic]) -> Cluster:
     """One cluster. Raises ConfigErrors."""
     file, project = f"{CLUSTERS}/{name}.yaml", layers.project
     if name == DEFAULT_CLUSTER and name not in project.clusters:
-        _check_ids([(each, Span(each.file, 1, 1, 1, 1)) for each in enabled], found)
-        return Cluster(ClusterSpec(models=["*"]), enabled, {}, None)
+        members = list(enabled.values())
+        _check_ids([(each, Span(each.file, 1, 1, 1, 1)) for each in members], found)
+        return Cluster(ClusterSpec(models=["*"]), members, {}, None)
     check_name(name, file)
     tree = project.tree(file)
     overlay = tree.get(OVERLAY)
@@ -101,11 +99,10 @@ def _check_overlay(layer: Layer) -> None:
         raise ConfigErrors(Diagnostic("E301", f"`{each.key}` {problem}", Label(each.key_span)) for each in stray)
 
 
-def _select(project: Project, tree: Tree, enabled: list[Facts], found: list[Diagnostic]) -> _Chosen:
+def _select(project: Project, tree: Tree, enabled: Mapping[str, Facts], found: list[Diagnostic]) -> _Chosen:
     """The cluster's models by name, each with the pattern that chose it; each pattern must select something."""
     patterns = tree.get("models")
     assert isinstance(patterns, Sequence)
-    by_name = {each.name: each for each in enabled}
     chosen: dict[str, tuple[Facts, Span]] = {}
     for item in patterns.items:
         pattern = str(plain(item))
@@ -115,8 +112,8 @@ def _select(project: Project, tree: Tree, enabled: list[Facts], found: list[Diag
             hint = f"did you mean `{guess}`?" if guess else "a model is named like its file in registry/, without .yaml"
             found.append(Diagnostic("E401", f"no model is called `{pattern}`", Label(item.span), help=hint))
         for name in names:
-            if name in by_name:
-                chosen.setdefault(name, (by_name[name], item.span))
+            if name in enabled and name not in chosen:
+                chosen[name] = (enabled[name], item.span)
     return [chosen[name] for name in sorted(chosen)]
 
 
@@ -150,6 +147,19 @@ def _laid(layer: Layer, below: Facts, layers: Layers) -> CompiledModel | None:
         return compile_layers(below.name, below.file, [*stack, layer], layers, idle=(layer.file,))
 
 
+def compile_in_cluster(layers: Layers, cluster: str, name: str) -> CompiledModel | None:
+    """A model as a cluster serves it, with its overlay; as `compile_model`. Raises ConfigErrors."""
+    tree = layers.project.tree(f"{CLUSTERS}/{cluster}.yaml")
+    overlay = tree.get(OVERLAY)
+    if not isinstance(overlay, Tree):
+        return compile_model(layers, name)
+    layer = layers.check(tree.span.file, overlay)
+    stack = layers.under(f"{REGISTRY}/{name}.yaml")
+    if stack is None:
+        return None
+    return compile_layers(name, stack[-1].file, [*stack, layer], layers, idle=(layer.file,))
+
+
 def _check_ids(chosen: _Chosen, found: list[Diagnostic]) -> None:
     by_id: dict[str, Facts] = {}
     for each, span in chosen:
@@ -162,7 +172,7 @@ def _check_ids(chosen: _Chosen, found: list[Diagnostic]) -> None:
             found.append(Diagnostic("E402", message, Label(span), labels))
 
 
-def _unoffered(cluster: Cluster, profiles: Mapping[str, frozenset[str]], project: Project) -> Iterator[Diagnostic]:
+def check_hardware(cluster: Cluster, profiles: Mapping[str, Collection[str]], project: Project) -> Iterator[Diagnostic]:
     """What the cluster's models ask for and its hardware has not."""
     listed = cluster.spec.hardware or list(profiles)
     for index, name in enumerate(listed):

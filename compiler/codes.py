@@ -164,7 +164,20 @@ CODES: dict[str, Code] = {
         "`hardware` of a cluster lists profiles of base/hardware/.",
         "hardware: [hardware/g7]\n",
     ),
-    "E501": Code("generated file cannot be written", "The file system refuses a file under generated/."),
+    "E501": Code(
+        "file cannot be written",
+        "The file system refuses a file under generated/ or .llm-serve/: the disk is full, or a folder is not ours.",
+    ),
+    "E502": Code(
+        "generated file was edited",
+        "A file under generated/ holds what no compile has written: somebody has edited it, or git has merged it. The"
+        " edit would be lost, so nothing is written. Put it into base/ or registry/; `compile --force` overwrites it.",
+    ),
+    "E503": Code(
+        "store is damaged",
+        "Something in .llm-serve/store.db is lost or is not what its hash says, and cannot be built again: an old"
+        " generation, whose sources are in git.",
+    ),
     "W201": Code(
         "override changes nothing",
         "The value is what the layers below say already. Overrides that do nothing hide those that do something, and"

@@ -44,6 +44,8 @@ class Facts:
     id_span: Span
     layers: tuple[str, ...]
     effective: str
+    engine: str
+    gpus: float
     asks: tuple[Ask, ...] = ()
     mentions: tuple[Mention, ...] = ()
     found: tuple[Diagnostic, ...] = ()

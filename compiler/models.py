@@ -1,13 +1,12 @@
 """A model, from its file to its spec, with all that led to it."""
 
-import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TypeVar
 
+from compiler.build.keys import digest
 from compiler.check.layers import Layers, without_known
 from compiler.check.placement import check_placement
 from compiler.check.validate import validate
@@ -18,7 +17,7 @@ from compiler.layering.merge import Merged
 from compiler.lint.hardware import asks
 from compiler.lint.rules import Subject, dead_overrides, lint, mentions, needs, own_ids
 from compiler.lower.serve import Model
-from compiler.source.project import BASE, NAME, REGISTRY
+from compiler.source.project import NAME, REGISTRY
 from compiler.source.tree import Plain, find, plain
 from runtime.application import RESERVED_NAMES, ModelSpec
 
@@ -34,18 +33,10 @@ class CompiledModel:
     merged: Merged
 
 
-def compile_models(layers: Layers, found: list[Diagnostic]) -> list[CompiledModel]:
-    """Every model whose files can be read and put in order; each file is checked, used or not."""
-    for profile in layers.project.profiles:
-        layers.get(f"{BASE}/{profile}.yaml")
-    attempts = (collect(found, partial(compile_model, layers, name)) for name in layers.project.models)
-    return [compiled for compiled in attempts if compiled is not None]
-
-
 def compile_model(layers: Layers, name: str) -> CompiledModel | None:
     """One model; None where one of its files is at fault by itself. Raises ConfigErrors."""
     file = f"{REGISTRY}/{name}.yaml"
-    check_name(name, file, RESERVED_NAMES)
+    check_model_name(name, file)
     with found_through(file):
         stack = layers.under(file)
         return None if stack is None else compile_layers(name, file, stack, layers)
@@ -86,6 +77,8 @@ def facts_of(compiled: CompiledModel) -> Facts:
         id_span=find(own, ("model_config", "model_id"))[1],
         layers=tuple(layer.file for layer in compiled.layers),
         effective=digest(canonical(plain(tree))),
+        engine=model.spec.model.initialization.engine.name,
+        gpus=model.spec.scaling_config.num_workers * model.spec.scaling_config.num_gpus_per_worker,
         asks=tuple(asks(tree, model.spec)),
         mentions=tuple(mentions(subject)),
         found=tuple(through(model.file, each) for each in at_most(lint(subject), model.file)),
@@ -97,11 +90,6 @@ def facts_of(compiled: CompiledModel) -> Facts:
 def canonical(value: Plain) -> bytes:
     """The same bytes for the same value, whatever the order of its keys."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def digest(data: bytes) -> str:
-    """SHA-256, in hex."""
-    return hashlib.sha256(data).hexdigest()
 
 
 def through(file: str, diagnostic: Diagnostic) -> Diagnostic:
@@ -124,6 +112,11 @@ def check_name(name: str, file: str, reserved: Collection[str] = ()) -> None:
     if not NAME.fullmatch(name) or name in reserved:
         reason = "is a name of the gateway's" if name in reserved else "has characters other than A-Z a-z 0-9 . _ -"
         raise ConfigErrors([Diagnostic("E109", f"file name `{name}` {reason}", Label(Span(file, 1, 1, 1, 1)))])
+
+
+def check_model_name(name: str, file: str) -> None:
+    """Raise ConfigErrors (E109) for a name that no model can have."""
+    check_name(name, file, RESERVED_NAMES)
 
 
 def collect(found: list[Diagnostic], step: Callable[[], T]) -> T | None:

@@ -1,29 +1,53 @@
-"""The whole compile: file text in, the bytes of `generated/` out. Pure but for reading the project's files."""
+"""The whole compile: the project's files in, the hashes of what `generated/` should hold out.
+
+Only what has changed is built, and what has not is judged by what the store knows of it. With an empty store that is
+everything; either way the outcome is the same.
+"""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 
+from pydantic import TypeAdapter
+
+from compiler.build import keys
 from compiler.build.files import cluster_file, cluster_path, model_file, model_path
-from compiler.build.publish import MANIFEST
+from compiler.build.manifest import entry, manifest
+from compiler.build.places import MANIFEST
+from compiler.build.store import Action, Store
 from compiler.check.layers import Layers
-from compiler.check.waivers import waive
-from compiler.clusters import Cluster, compile_clusters
+from compiler.check.waivers import Waivers, waive
+from compiler.clusters import check_hardware, cluster_names, compile_cluster, offered_hardware
 from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span, has_errors
 from compiler.facts import Facts
 from compiler.lint.registry import lint_registry
-from compiler.models import CompiledModel, collect, compile_models, digest, facts_of, through
-from compiler.source.project import CLUSTERS, REGISTRY, Project
+from compiler.lint.rules import folded_name
+from compiler.models import check_model_name, collect, compile_model, facts_of, found_through, through
+from compiler.source.project import BASE, CLUSTERS, DEFAULTS, REGISTRY, Project
+
+_FACTS = TypeAdapter(Facts)
+_FOUND = TypeAdapter(list[Diagnostic])
+_WAIVERS = TypeAdapter(Waivers)
+_UNREADABLE = "unreadable"
+_FEW = 8
+"""So many files are looked for one by one; more in one go through all models."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compilation:
-    """What a compile found, with all models, disabled ones too, and the clusters by their names."""
+    """What a compile found and made.
 
-    models: list[CompiledModel]
-    facts: list[Facts]
-    clusters: dict[str, Cluster]
+    `clusters`: the names of the models that each serves. `outputs`: path -> digest of each file that `generated/`
+    should hold, the manifest among them; nothing where there are errors. `built`: the models that had to be compiled.
+    """
+
+    store: Store
+    models: Mapping[str, Facts]
+    clusters: dict[str, list[str]]
     found: list[Diagnostic]
+    outputs: dict[str, str] = field(default_factory=dict)
+    built: list[str] = field(default_factory=list)
 
 
 def compile_project(project: Project) -> Compilation:
@@ -34,53 +58,321 @@ def compile_project(project: Project) -> Compilation:
     return compilation
 
 
-def check_project(project: Project) -> Compilation:
-    """As `compile_project`, and where there are errors, as much as there is without them."""
+def outputs(compilation: Compilation) -> dict[str, bytes]:
+    """The files that `generated/` should hold: path under the root -> bytes."""
+    return {path: compilation.store.blob(digest) for path, digest in compilation.outputs.items()}
+
+
+def check_project(
+    project: Project,
+    store: Store | None = None,
+    changed: Collection[str] | None = None,
+    step: Callable[[int, int], None] = lambda _done, _of: None,
+) -> Compilation:
+    """As `compile_project`, and where there are errors, as much as there is without them.
+
+    `changed`: the files that may have changed since the store's last compile; None: any. `step` hears how many of how
+    many models are done. Raises ConfigErrors (E501) and DamagedError where the store fails.
+    """
     found: list[Diagnostic] = []
     for names in (lambda: project.profiles, lambda: project.models, lambda: project.clusters):
         collect(found, names)
+    store = store or Store(None)
     if found:
-        return Compilation([], [], {}, found)
-    layers = Layers(project)
-    models = compile_models(layers, found)
-    facts = [facts_of(each) for each in models]
-    enabled = [each for each in facts if each.enabled]
-    clusters = compile_clusters(layers, enabled, found)
-    found += [*layers.found, *(each for one in facts for each in one.found)]
-    found += [through(one.file, each) for one, each in lint_registry(facts)]
-    if not has_errors(found):
-        found += unused(enabled, clusters)
-    return Compilation(models, facts, clusters, list(waive(found, layers.waivers)))
+        return Compilation(store, {}, {}, found)
+    with store.writing():
+        return _Compile(project, store, step).run(changed)
 
 
-def outputs(compilation: Compilation) -> dict[str, bytes]:
-    """The files that a compilation without errors asks for: path under the root -> bytes."""
-    files = {
-        model_path(each.model.name): model_file(each.model) for each in compilation.models if each.model.spec.enabled
-    }
-    for name, cluster in compilation.clusters.items():
-        models = (
-            model_file(cluster.laid[each.name].model) if cluster.laid else files[model_path(each.name)]
-            for each in cluster.members
-        )
-        files[cluster_path(name)] = cluster_file(cluster.file or f"{REGISTRY}/", cluster.spec, cluster.members, models)
-    return {**files, MANIFEST: _manifest(compilation.facts, files)}
+class _Models(Mapping[str, Facts]):
+    """The facts of models that the store has, each read when it is asked for."""
+
+    def __init__(self, store: Store, names: Iterable[str]) -> None:
+        self._store, self._names = store, dict.fromkeys(names)
+
+    def __getitem__(self, name: str) -> Facts:
+        if name not in self._names:
+            raise KeyError(name)
+        query = "SELECT facts FROM model JOIN action USING (key) WHERE name = ?"
+        return _FACTS.validate_json(str(self._store.value(query, name)))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
-def unused(enabled: Iterable[Facts], clusters: Mapping[str, Cluster]) -> Iterator[Diagnostic]:
+@dataclass
+class _Compile:
+    """One compile. `found`: what is not kept in the store: errors, and what concerns the registry as a whole."""
+
+    project: Project
+    store: Store
+    step: Callable[[int, int], None]
+    layers: Layers = field(init=False)
+    digests: dict[str, str] = field(default_factory=dict)
+    found: list[Diagnostic] = field(default_factory=list)
+    built: list[str] = field(default_factory=list)
+
+    def run(self, changed: Collection[str] | None) -> Compilation:
+        self.layers = Layers(self.project)
+        moved = self._read_sources(changed)
+        self._check_files()
+        affected = self._affected(moved)
+        self._note_sources()
+        rebuilt = self._build_models(affected)
+        enabled = self._names("WHERE enabled")
+        models = _Models(self.store, self._names(""))
+        clusters = self._build_clusters(_Models(self.store, enabled), rebuilt, moved)
+        self._lint(models, rebuilt)
+        found = self._all_found()
+        if not has_errors(found):
+            found += _unused(models, enabled, clusters)
+        found = list(waive(found, self._waivers()))
+        if has_errors(found):
+            return Compilation(self.store, models, clusters, found, built=self.built)
+        return Compilation(self.store, models, clusters, found, self._outputs(), self.built)
+
+    # What has changed
+
+    def _read_sources(self, changed: Collection[str] | None) -> set[str]:
+        """Every file's digest; the files that are not what the last compile saw."""
+        before = {str(file): str(sha) for file, sha in self.store.rows("SELECT file, digest FROM source")}
+        files = [
+            *(f"{BASE}/{name}.yaml" for name in self.project.profiles),
+            *(f"{REGISTRY}/{name}.yaml" for name in self.project.models),
+            *(f"{CLUSTERS}/{name}.yaml" for name in self.project.clusters),
+        ]
+        for file in files:
+            known = before.get(file, _UNREADABLE) if changed is not None and file not in changed else _UNREADABLE
+            self.digests[file] = self._digest(file) if known == _UNREADABLE else known
+        return {file for file in {*before, *files} if before.get(file) != self.digests.get(file)}
+
+    def _digest(self, file: str) -> str:
+        try:
+            return self.project.digest(file)
+        except ConfigErrors:
+            return _UNREADABLE  # why, is found when it is read for what it says
+
+    def _note_sources(self) -> None:
+        gone = {str(file) for (file,) in self.store.rows("SELECT file FROM source")} - self.digests.keys()
+        self.store.write("DELETE FROM source WHERE file = ?", [(file,) for file in gone])
+        self.store.write("INSERT OR REPLACE INTO source VALUES (?, ?)", self.digests.items())
+        self.store.note("compiler", keys.compiler_digest())
+
+    def _check_files(self) -> None:
+        """Each file by itself, used or not."""
+        self.store.write("DELETE FROM checked WHERE digest = ?", [(_UNREADABLE,)])
+        known = set(self.store.rows("SELECT file, digest FROM checked"))
+        for file, sha in self.digests.items():
+            if (file, sha) not in known and not file.startswith(f"{CLUSTERS}/"):
+                self.layers.get(file)
+                found, waivers = self.layers.found_in(file), self.layers.waivers.get(file)
+                row = (file, sha, _dump(found), _WAIVERS.dump_json(waivers).decode() if waivers else None)
+                self.store.write("INSERT OR REPLACE INTO checked VALUES (?, ?, ?, ?)", [row])
+                if file.startswith(f"{REGISTRY}/"):
+                    self.layers.release(file)
+
+    def _affected(self, moved: set[str]) -> list[str]:
+        """The models that have to be looked at again."""
+        names = self.project.models
+        done = {str(name): str(key) for name, key in self.store.rows("SELECT name, key FROM model")}
+        self.store.write("DELETE FROM model WHERE name = ?", [(name,) for name in done.keys() - set(names)])
+        if self.store.state("compiler") != keys.compiler_digest() or f"{BASE}/{DEFAULTS}.yaml" in moved:
+            return names
+        twins = set()  # a name that means another file now, or two
+        for file in moved:
+            folder, _, name = file.partition("/")
+            twins.add(f"{REGISTRY if folder == BASE else BASE}/{name}")
+        affected = {name for name in names if not done.get(name) or f"{REGISTRY}/{name}.yaml" in moved}
+        return sorted(affected | self._standing_on(moved | twins) & set(names))
+
+    def _standing_on(self, files: set[str]) -> set[str]:
+        """The models that have one of these files among their layers."""
+        query = "SELECT name, inputs FROM model JOIN action USING (key)"
+        if len(files) > _FEW:
+            rows = self.store.rows(query)
+            return {str(name) for name, inputs in rows if not files.isdisjoint(str(inputs).split())}
+        found = (self.store.rows(f"{query} WHERE instr(inputs, ?)", f" {file}\n") for file in files)
+        return {str(name) for rows in found for name, _ in rows}
+
+    # Models
+
+    def _build_models(self, affected: list[str]) -> set[str]:
+        """Build them; the names of those that are not what they were."""
+        rebuilt = set()
+        for number, name in enumerate(affected):
+            self.step(number, len(affected))
+            before = self.store.value("SELECT key FROM model WHERE name = ?", name)
+            key = collect(self.found, partial(self._build_model, name)) or ""
+            if key != before:
+                rebuilt.add(name)
+                statement = (
+                    "INSERT INTO model VALUES (?, ?, NULL, NULL) ON CONFLICT (name)"
+                    " DO UPDATE SET previous = iif(key = '', previous, key), key = excluded.key, found = NULL"
+                )
+                self.store.write(statement, [(name, key)])
+        return rebuilt
+
+    def _build_model(self, name: str) -> str | None:
+        """Build a model, unless that was done; the key. None where its files are at fault. Raises ConfigErrors."""
+        file = f"{REGISTRY}/{name}.yaml"
+        check_model_name(name, file)
+        with found_through(file):
+            try:
+                order = self.layers.order(file)
+            except ConfigErrors as errors:
+                known = self._known
+                raise ConfigErrors(each for each in errors.diagnostics if each not in known) from errors
+        inputs = keys.model_inputs((self.digests[layer], layer) for layer in order)
+        key = keys.key_of(inputs)
+        done = self.store.action(key)
+        if done is None or (done.output and not self.store.has(done.output)):
+            compiled = compile_model(self.layers, name)
+            self.layers.release(file)
+            if compiled is None:
+                return None
+            facts = facts_of(compiled)
+            output = self.store.put(model_file(compiled.model)) if facts.enabled else None
+            found = _dump(list(facts.found))
+            text = _FACTS.dump_json(facts).decode()
+            made = (output, entry(facts), facts.model_id, facts.enabled, found, text)
+            self.store.keep(Action(key, keys.compiler_digest(), inputs, *made))
+            self.built.append(name)
+        else:
+            self.layers.release(file)
+        return key
+
+    def _names(self, condition: str) -> list[str]:
+        query = f"SELECT name FROM model JOIN action USING (key) {condition} ORDER BY name"  # noqa: S608 (our own text)
+        return [str(row[0]) for row in self.store.rows(query)]
+
+    # Clusters
+
+    def _build_clusters(self, enabled: _Models, rebuilt: set[str], moved: set[str]) -> dict[str, list[str]]:
+        """Build those that may not be what they were; the models of each."""
+        names = cluster_names(self.project)
+        rows = self.store.rows("SELECT name, members FROM cluster WHERE key != ''")
+        last: dict[str, list[str]] = {str(name): json.loads(str(members)) for name, members in rows}
+        hardware = self._hardware()
+        around = keys.key_of("\n".join(enabled), json.dumps(hardware))
+        if self.store.state("around clusters") != around:
+            last = {}
+        self.store.note("around clusters", around)
+        quiet = {
+            name: last[name]
+            for name in last.keys() & set(names)
+            if f"{CLUSTERS}/{name}.yaml" not in moved and not rebuilt & set(last[name])
+        }
+        others = [(str(name),) for (name,) in self.store.rows("SELECT name FROM cluster") if name not in quiet]
+        self.store.write("DELETE FROM cluster WHERE name = ?", others)
+        built = {name: self._build_cluster(name, enabled, hardware) for name in names if name not in quiet}
+        clusters = quiet | {name: members for name, members in built.items() if members is not None}
+        return dict(sorted(clusters.items()))
+
+    def _hardware(self) -> dict[str, list[str]]:
+        """What each hardware profile offers. It is worked out anew when a file of base/ has changed."""
+        base = keys.key_of(*(f"{sha} {file}" for file, sha in sorted(self.digests.items()) if file.startswith(BASE)))
+        if self.store.state("base") != base:
+            offered = offered_hardware(self.layers, self.found)
+            self.store.note("hardware", json.dumps({name: sorted(names) for name, names in offered.items()}))
+            self.store.note("base", base)
+        hardware: dict[str, list[str]] = json.loads(self.store.state("hardware") or "{}")
+        return hardware
+
+    def _build_cluster(self, name: str, enabled: _Models, hardware: Mapping[str, Collection[str]]) -> list[str] | None:
+        """Build a cluster; the names of its models. None where its file is at fault."""
+        found: list[Diagnostic] = []
+        cluster = collect(found, partial(compile_cluster, self.layers, name, enabled, found))
+        found += self.layers.found_in(f"{CLUSTERS}/{name}.yaml")
+        if cluster is None:
+            self.found += found
+            return None
+        found += check_hardware(cluster, hardware, self.project)
+        members, output = [each.name for each in cluster.members], ""
+        if not has_errors([*found, *self.found]):
+            files = (model_file(cluster.laid[each].model) if cluster.laid else self._file_of(each) for each in members)
+            output = self.store.put(cluster_file(cluster.file or f"{REGISTRY}/", cluster.spec, cluster.members, files))
+        row = (name, output, output, json.dumps(members), _dump(found))
+        self.store.write("INSERT INTO cluster VALUES (?, ?, ?, ?, ?)", [row])
+        return members
+
+    def _file_of(self, name: str) -> bytes:
+        query = "SELECT output FROM model JOIN action USING (key) WHERE name = ?"
+        return self.store.blob(str(self.store.value(query, name)))
+
+    # Findings
+
+    def _lint(self, models: Mapping[str, Facts], rebuilt: set[str]) -> None:
+        """Judge again who may be judged otherwise: what was rebuilt, what lies below that, all if a name is new."""
+        ids: dict[str, list[str]] = {}
+        for (model_id,) in self.store.rows("SELECT model_id FROM model JOIN action USING (key) ORDER BY model_id"):
+            ids.setdefault(folded_name(str(model_id)), []).append(str(model_id))
+        known = keys.digest("\n".join(each for group in ids.values() for each in group).encode())
+        subjects = {name for name in rebuilt if name in models}
+        if self.store.state("model ids") != known:
+            subjects = set(models)
+            self.store.note("model ids", known)
+        below = {file for name in subjects for file in models[name].layers[:-1] if file.startswith(f"{REGISTRY}/")}
+        subjects |= {file.removeprefix(f"{REGISTRY}/").removesuffix(".yaml") for file in below} & models.keys()
+        for name in sorted(subjects):
+            facts = models[name]
+            above = self._standing_on({facts.file}) if facts.dead else set()
+            needed = {path for other in above for path in models[other].needs.get(facts.file, ())}
+            found = [through(facts.file, each) for each in lint_registry(facts, needed, ids)]
+            self.store.write("UPDATE model SET found = ? WHERE name = ?", [(_dump(found), name)])
+
+    @cached_property
+    def _found_in_files(self) -> list[Diagnostic]:
+        return self._loaded("SELECT found FROM checked JOIN source USING (file, digest) WHERE found NOT NULL")
+
+    @cached_property
+    def _known(self) -> set[Diagnostic]:
+        return set(self._found_in_files)
+
+    def _all_found(self) -> list[Diagnostic]:
+        of_models = "SELECT {}.found FROM model JOIN action USING (key) WHERE {}.found NOT NULL"
+        return [
+            *self.found,
+            *self._found_in_files,
+            *self._loaded(of_models.format("action", "action")),
+            *self._loaded(of_models.format("model", "model")),
+            *self._loaded("SELECT found FROM cluster WHERE found NOT NULL"),
+        ]
+
+    def _loaded(self, query: str) -> list[Diagnostic]:
+        return [each for (text,) in self.store.rows(query) for each in _FOUND.validate_json(str(text))]
+
+    def _waivers(self) -> list[Waivers]:
+        query = "SELECT waives FROM checked JOIN source USING (file, digest) WHERE waives NOT NULL"
+        return [_WAIVERS.validate_json(str(text)) for (text,) in self.store.rows(query)]
+
+    # What comes out
+
+    def _outputs(self) -> dict[str, str]:
+        rows = self.store.rows("SELECT name, output, entry FROM model JOIN action USING (key) ORDER BY name")
+        files = {model_path(str(name)): str(output) for name, output, _ in rows if output}
+        for name, output in self.store.rows("SELECT name, output FROM cluster"):
+            files[cluster_path(str(name))] = str(output)
+        data = manifest(((str(name), str(text)) for name, _, text in rows), files)
+        return {**files, MANIFEST: self.store.put(data)}
+
+
+def _dump(found: list[Diagnostic]) -> str | None:
+    return _FOUND.dump_json(found).decode() if found else None
+
+
+def _unused(
+    models: Mapping[str, Facts], enabled: Collection[str], clusters: Mapping[str, Collection[str]]
+) -> Iterator[Diagnostic]:
     """A warning for each model that no cluster serves, and each cluster that serves no model."""
-    served = {each.name for cluster in clusters.values() for each in cluster.members}
+    served = {name for members in clusters.values() for name in members}
     hint = f"name it in a file of {CLUSTERS}/, or say `enabled: false` in this one"
-    for each in enabled:
-        if each.name not in served:
-            yield Diagnostic("W401", f"no cluster serves `{each.name}`", Label(Span(each.file, 1, 1, 1, 1)), help=hint)
-    for name, cluster in clusters.items():
-        if not cluster.members:
+    for name in enabled:
+        if name not in served:
+            place = Label(Span(models[name].file, 1, 1, 1, 1))
+            yield Diagnostic("W401", f"no cluster serves `{name}`", place, help=hint)
+    for name, members in clusters.items():
+        if not members:
             yield Diagnostic("W402", f"cluster `{name}` serves no model", None)
-
-
-def _manifest(models: Iterable[Facts], outputs: Mapping[str, bytes]) -> bytes:
-    """What was built from what. `effective` is the hash of the merged config, so comments do not count."""
-    built = {each.name: {"layers": each.layers, "effective": each.effective} for each in models}
-    hashes = {path: digest(data) for path, data in sorted(outputs.items())}
-    return json.dumps({"models": built, "outputs": hashes}, indent=2).encode() + b"\n"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from compiler.check.fields import rules
 from compiler.check.libraries import check_arguments
@@ -9,7 +10,7 @@ from compiler.check.renames import modernize
 from compiler.check.validate import check_layer
 from compiler.check.waivers import Waivers, read_waivers
 from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span, at_most
-from compiler.layering.layers import EXTENDS, Layer, stack
+from compiler.layering.layers import EXTENDS, Layer, Orders
 from compiler.layering.merge import WAIVE, Below, Merged, cover, finish
 from compiler.source.project import BASE, Project
 from compiler.source.secrets import secrets_in
@@ -19,23 +20,42 @@ from runtime.application import ModelSpec
 
 @dataclass
 class Layers:
-    """The layers of a project. `found`: what is wrong with each by itself. `waivers`: what its file waives."""
+    """The layers of a project, each read and checked when it is asked for. `waivers`: what each file waives."""
 
     project: Project
-    found: list[Diagnostic] = field(default_factory=list)
-    waivers: list[Waivers] = field(default_factory=list)
+    waivers: dict[str, Waivers] = field(default_factory=dict)
+    _found: dict[str, list[Diagnostic]] = field(default_factory=dict)
     _layers: dict[str, Layer | None] = field(default_factory=dict)
+    _shared: set[str] = field(default_factory=set)
     _merged: dict[tuple[str, ...], Below] = field(default_factory=dict)
+
+    @property
+    def found(self) -> list[Diagnostic]:
+        """What is wrong with each file that was read, by itself."""
+        return [each for found in self._found.values() for each in found]
+
+    def found_in(self, file: str) -> list[Diagnostic]:
+        """What is wrong with a file by itself, if it was read."""
+        return self._found.get(file, [])
 
     def get(self, file: str) -> Layer | None:
         """The layer of a file; None where it cannot be read, which is found once."""
         if file not in self._layers:
+            self._found[file] = []
             try:
                 self._layers[file] = self._read(file)
             except ConfigErrors as errors:
-                self.found += errors.diagnostics
+                self._found[file] += errors.diagnostics
                 self._layers[file] = None
         return self._layers[file]
+
+    def order(self, file: str) -> list[str]:
+        """The files of `file`'s stack, the lowest first. Raises ConfigErrors where they cannot be put in order."""
+        return self._orders.of(file)
+
+    @cached_property
+    def _orders(self) -> Orders:
+        return Orders(self.project)
 
     def under(self, file: str) -> list[Layer] | None:
         """The layers of `file`, the lowest first, `file` itself last; None where one of them cannot be read.
@@ -45,25 +65,34 @@ class Layers:
         if self.get(file) is None:
             return None
         try:
-            layers = [self.get(layer.file) for layer in stack(self.project, file)]
+            layers = [self.get(name) for name in self.order(file)]
         except ConfigErrors as errors:
             known = set(self.found)
             raise ConfigErrors(each for each in errors.diagnostics if each not in known) from errors
+        self._shared.update(layer.file for layer in layers[:-1] if layer)
         return [layer for layer in layers if layer is not None] if all(layers) else None
+
+    def release(self, file: str) -> None:
+        """Let a model's file go, unless another one has been seen to lie on it: there may be ten thousand."""
+        if file not in self._shared and self._layers.get(file):
+            del self._layers[file]
+            self.project.release(file)
+            self._orders.release(file)
 
     def check(self, file: str, tree: Mapping) -> Layer:
         """A tree as a layer of `file`; what is wrong with it is found."""
         self.check_secrets(file, tree)
         tree, found = modernize(tree)
-        self.found += found
+        noted = self._found.setdefault(file, [])
+        noted += found
         content = replace(tree, entries={k: each for k, each in tree.entries.items() if k not in (EXTENDS, WAIVE)})
-        self.found += at_most(check_layer(content, ModelSpec), file)
-        self.found += at_most(check_arguments(content, ModelSpec), file)
+        noted += at_most(check_layer(content, ModelSpec), file)
+        noted += at_most(check_arguments(content, ModelSpec), file)
         return Layer(file, tree)
 
     def check_secrets(self, file: str, tree: Mapping) -> None:
         """What looks like a secret is found."""
-        self.found += at_most(_secrets(tree), file)
+        self._found.setdefault(file, []).extend(at_most(_secrets(tree), file))
 
     def merged(self, stack: list[Layer]) -> Merged:
         """The layers of a model in one tree, its templates evaluated."""
@@ -87,7 +116,7 @@ class Layers:
 
     def _read(self, file: str) -> Layer:
         tree = self.project.tree(file)
-        self.waivers.append(read_waivers(file, tree, self.found))
+        self.waivers[file] = read_waivers(file, tree, self._found[file])
         return self.check(file, tree)
 
 

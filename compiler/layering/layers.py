@@ -33,25 +33,32 @@ class _Reference:
 
 
 def stack(project: Project, file: str) -> list[Layer]:
-    """The layers of `file`, the lowest first, `file` itself last.
-
-    Raises ConfigErrors: unreadable or unknown layers, circles, orders that contradict each other.
-    """
-    start = _Reference(file, Span(file, 1, 1, 1, 1))
-    return [Layer(name, project.tree(name)) for name in _Linearizer(project).order((start,))]
+    """The layers of `file`, the lowest first, `file` itself last. Raises ConfigErrors, as `Orders`."""
+    return [Layer(name, project.tree(name)) for name in Orders(project).of(file)]
 
 
 def extended(project: Project, file: str) -> list[str]:
     """The files that one file extends, in its order; the defaults where it names none. Raises ConfigErrors."""
-    return [reference.file for reference in _Linearizer(project).references(file)]
+    return [reference.file for reference in Orders(project).references(file)]
 
 
-class _Linearizer:
+class Orders:
     """C3 over the files of one project; each file's order is worked out once."""
 
     def __init__(self, project: Project) -> None:
         self.project = project
         self.orders: dict[str, list[str]] = {}
+
+    def of(self, file: str) -> list[str]:
+        """The files of `file`'s stack, the lowest first, `file` itself last.
+
+        Raises ConfigErrors: unreadable or unknown layers, circles, orders that contradict each other.
+        """
+        return self.order((_Reference(file, Span(file, 1, 1, 1, 1)),))
+
+    def release(self, file: str) -> None:
+        """Forget the order of a file on which nothing lies."""
+        self.orders.pop(file, None)
 
     def order(self, path: tuple[_Reference, ...]) -> list[str]:
         """The files under the last one of `path` and itself, the lowest first. `path`: how we came here."""

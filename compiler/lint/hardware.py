@@ -31,7 +31,7 @@ def asks(tree: Tree, spec: ModelSpec) -> Iterator[Ask]:
         yield from (Ask(path == _WORKER, name, find(tree, (*path, name))[1]) for name in resources)
 
 
-def unoffered(asked: Collection[Ask], hardware: Mapping[str, frozenset[str]]) -> Iterator[Diagnostic]:
+def unoffered(asked: Collection[Ask], hardware: Mapping[str, Collection[str]]) -> Iterator[Diagnostic]:
     """A finding for each resource, or set of them on one node, that no profile offers."""
     known = {name for names in hardware.values() for name in names}
     for ask in asked if hardware else ():
@@ -42,7 +42,7 @@ def unoffered(asked: Collection[Ask], hardware: Mapping[str, frozenset[str]]) ->
             yield Diagnostic("W209", message, Label(ask.span), help=hint)
     for of_worker in (True, False):
         node = {ask.name: ask.span for ask in asked if ask.of_worker == of_worker and ask.name in known}
-        if len(node) > 1 and not any(node.keys() <= names for names in hardware.values()):
+        if len(node) > 1 and not any(node.keys() <= set(names) for names in hardware.values()):
             first, *others = (Label(node[name], "asked for") for name in sorted(node))
             message = f"no hardware profile has {' and '.join(f'`{name}`' for name in sorted(node))} on one node"
             yield Diagnostic("W209", message, first, tuple(others), "`null` takes one away that was inherited")

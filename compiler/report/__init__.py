@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from compiler.build.publish import Change
 from compiler.codes import Code
 from compiler.diagnostics import Diagnostic, Severity, in_order
+from compiler.report.compiled import count
 from compiler.report.human import SourceLine, human, painter, printable
 from compiler.report.machine import as_github, as_json, as_sarif, dumps
 
@@ -23,9 +24,9 @@ def print_diagnostics(diagnostics: Sequence[Diagnostic], line: SourceLine, outco
     errors = sum(diagnostic.severity is Severity.ERROR for diagnostic in ordered)
     if errors:
         files = {d.primary.span.file for d in ordered if d.primary and d.severity is Severity.ERROR}
-        where = f" in {_count(len(files), 'file')}" if files else ""
+        where = f" in {count(len(files), 'file')}" if files else ""
         said = any(diagnostic.code == "E501" for diagnostic in ordered)
-        print(f"{_count(errors, 'error')}{where}{'' if said or not outcome else f'; {outcome}'}", file=stream)
+        print(f"{count(errors, 'error')}{where}{'' if said or not outcome else f'; {outcome}'}", file=stream)
 
 
 Format = Literal["json", "github", "sarif"]
@@ -44,34 +45,16 @@ def print_for_machines(diagnostics: Sequence[Diagnostic], form: Format, prefix: 
             print(dumps(as_sarif(ordered, prefix)))
 
 
-def print_compiled(models: int, clusters: int, seconds: float, changes: Sequence[Change]) -> None:
-    """What a compile has done."""
-    written = [change for change in changes if change.new is not None]
-    removed = [change for change in changes if change.new is None]
-    for change in changes:
-        print(f"  {'removed' if change.new is None else 'wrote'} {change.path}")
-    did = ", ".join(
-        part
-        for part, needed in (
-            (f"wrote {_count(len(written), 'file')}", written),
-            (f"removed {_count(len(removed), 'file')}", removed),
-            ("generated/ was up to date", not changes),
-        )
-        if needed
-    )
-    print(f"compiled {_count(models, 'model')} into {_count(clusters, 'cluster')} in {seconds:.2f} s: {did}")
-
-
-def print_differences(changes: Sequence[Change], foreign: Sequence[Diagnostic], *, diff: bool) -> None:
+def print_differences(changes: Iterable[Change], number: int, *, diff: bool) -> None:
     """What in generated/ is not what it should be; with `diff`, line by line."""
     for change in changes if diff else ():
         before, after = _text(change.old), _text(change.new)
         names = (f"{change.path} (on disk)", f"{change.path} (compiled)")
         sys.stdout.writelines(difflib.unified_diff(before, after, *names))
-    if changes:
-        differ = f"{_count(len(changes), 'file')} differ{'s' if len(changes) == 1 else ''}"
+    if number:
+        differ = f"{count(number, 'file')} differ{'s' if number == 1 else ''}"
         print(f"{differ}; run `llm-serve compile` and commit the result", file=sys.stderr)
-    elif diff and not foreign:
+    elif diff:
         print("generated/ is up to date")
 
 
@@ -109,7 +92,3 @@ def print_failure(message: str) -> None:
 
 def _text(data: bytes | None) -> list[str]:
     return [] if data is None else data.decode("utf-8", "replace").splitlines(keepends=True)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -4,13 +4,12 @@
 all that lie on it, `+NAME` for it and all that it lies on; `changed` for those whose generated file is not current.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from compiler.diagnostics import did_you_mean
-from compiler.models import CompiledModel
-from compiler.pipeline import Compilation
+from compiler.facts import Facts
 from compiler.source.project import BASE
 
 
@@ -22,36 +21,35 @@ class NothingSelectedError(Exception):
 class Selection:
     """What is there to select from. `changed`: names of the models whose generated file is not current."""
 
-    compilation: Compilation
+    models: list[Facts]
+    clusters: Mapping[str, Collection[str]]
     changed: Collection[str]
 
-    def select(self, selectors: list[str]) -> list[CompiledModel]:
+    def select(self, selectors: list[str]) -> list[Facts]:
         """The models that any of the selectors names; all without one. Raises NothingSelectedError."""
-        chosen = {each.model.name for selector in selectors for each in self._selected(selector)}
-        return [each for each in self.compilation.models if not selectors or each.model.name in chosen]
+        chosen = {each.name for selector in selectors for each in self._selected(selector)}
+        return [each for each in self.models if not selectors or each.name in chosen]
 
-    def _selected(self, selector: str) -> list[CompiledModel]:
-        models = self.compilation.models
+    def _selected(self, selector: str) -> list[Facts]:
+        models = self.models
         kind, _, value = selector.partition(":")
         match kind, value:
             case "changed", "":
-                return [each for each in models if each.model.name in self.changed]
+                return [each for each in models if each.name in self.changed]
             case "base", _:
                 file = f"{BASE}/{value}.yaml"
-                found = [each for each in models if any(layer.file == file for layer in each.layers)]
-                files = {layer.file for each in models for layer in each.layers}
+                found = [each for each in models if file in each.layers]
+                files = {layer for each in models for layer in each.layers}
                 known = [name.removeprefix(f"{BASE}/").removesuffix(".yaml") for name in files if name.startswith(BASE)]
             case "engine", _:
-                found = [each for each in models if _engine(each).casefold() == value.casefold()]
-                known = [_engine(each) for each in models]
+                found = [each for each in models if each.engine.casefold() == value.casefold()]
+                known = [each.engine for each in models]
             case "cluster", _:
-                cluster = self.compilation.clusters.get(value)
-                names = {each.name for each in cluster.members} if cluster else set()
-                found = [each for each in models if each.model.name in names]
-                known = list(self.compilation.clusters)
+                found = [each for each in models if each.name in self.clusters.get(value, ())]
+                known = list(self.clusters)
             case _:
                 found, value = self._by_name(selector), selector.strip("+")
-                known = [each.model.name for each in models]
+                known = [each.name for each in models]
         if not found:
             guess = did_you_mean(value, known)
             raise NothingSelectedError(
@@ -59,18 +57,12 @@ class Selection:
             )
         return found
 
-    def _by_name(self, selector: str) -> list[CompiledModel]:
-        models = self.compilation.models
-        files = {each.model.file for each in models if fnmatchcase(each.model.name, selector.strip("+"))}
+    def _by_name(self, selector: str) -> list[Facts]:
+        files = {each.file for each in self.models if fnmatchcase(each.name, selector.strip("+"))}
         chosen = set(files)
-        for each in models:
-            layers = {layer.file for layer in each.layers}
-            if selector.startswith("+") and each.model.file in files:
-                chosen |= layers
-            if selector.endswith("+") and files & layers:
-                chosen.add(each.model.file)
-        return [each for each in models if each.model.file in chosen]
-
-
-def _engine(compiled: CompiledModel) -> str:
-    return compiled.model.spec.model.initialization.engine.name
+        for each in self.models:
+            if selector.startswith("+") and each.file in files:
+                chosen.update(each.layers)
+            if selector.endswith("+") and not files.isdisjoint(each.layers):
+                chosen.add(each.file)
+        return [each for each in self.models if each.file in chosen]

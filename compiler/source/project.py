@@ -1,14 +1,16 @@
 """Where the sources are: `base/`, `registry/` and `registry/clusters/` under one root."""
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span
 from compiler.source.syntax import MAX_BYTES, parse
 from compiler.source.tree import Mapping
+from compiler.source.walk import walk
 
 BASE, REGISTRY, CLUSTERS, GENERATED = "base", "registry", "registry/clusters", "generated"
 DEFAULTS = "defaults"
@@ -30,6 +32,7 @@ class Project:
 
     root: Path
     _trees: dict[str, Mapping | ConfigErrors] = field(default_factory=dict)
+    _given: dict[str, bytes] = field(default_factory=dict)
     _bytes: dict[str, bytes] = field(default_factory=dict)
     _lines: dict[str, list[str]] = field(default_factory=dict)
 
@@ -85,9 +88,21 @@ class Project:
 
     def changed(self, files: dict[str, bytes]) -> "Project":
         """The project as it would be with other contents of some of its files; nothing is written."""
-        return Project(self.root, _bytes={**self._bytes, **files})
+        return Project(self.root, _given={**self._given, **files})
+
+    def release(self, file: str) -> None:
+        """Let a file go that has been read from the disk; whoever asks for it again reads it again."""
+        if file not in self._given:
+            for kept in (self._trees, self._bytes, self._lines):
+                kept.pop(file, None)
+
+    def digest(self, file: str) -> str:
+        """SHA-256 of a file's bytes, in hex. Raises ConfigErrors."""
+        return hashlib.sha256(self._read(file)).hexdigest()
 
     def _read(self, file: str) -> bytes:
+        if file in self._given:
+            return self._given[file]
         if file in self._bytes:
             return self._bytes[file]
         path = self.root / file
@@ -104,38 +119,41 @@ class Project:
         """The .yaml files under `folder`, without suffix. One that would be ignored is an error."""
         found: list[Diagnostic] = []
         names = []
-        for file in self._files(folder):
-            name = PurePosixPath(file).relative_to(folder)
-            elsewhere = folder == REGISTRY and file.startswith(f"{CLUSTERS}/")
-            if elsewhere or name.suffix.lower() not in (".yaml", ".yml"):
+        for file, entry in self._files(folder):
+            name = file.removeprefix(f"{folder}/")
+            if folder == REGISTRY and file.startswith(f"{CLUSTERS}/"):
                 continue
-            if name.suffix != ".yaml":
-                found.append(_ignored(file, f"file name must end in `.yaml`, not `{name.suffix}`"))
-            elif len(name.parts) > 1 and not deep:
+            ours = name.lower().endswith((".yaml", ".yml"))
+            if entry.is_symlink() and (problem := self._not_followed(entry.path, ours=ours)):
+                found.append(_ignored(file, problem))
+            elif not ours:
+                continue
+            elif not name.endswith(".yaml"):
+                suffix = name[name.rindex(".") :]
+                found.append(_ignored(file, f"file name must end in `.yaml`, not `{suffix}`"))
+            elif "/" in name and not deep:
                 found.append(_ignored(file, f"files of {folder}/ lie in it directly, not in a folder of their own"))
             else:
-                names.append(name.with_suffix("").as_posix())
+                names.append(name.removesuffix(".yaml"))
         if found:
             raise ConfigErrors(found)
         return sorted(names)
 
-    def _files(self, folder: str) -> list[str]:
-        """All that lies under `folder`, relative to the root; nothing where there is no such folder."""
-        failed: list[Diagnostic] = []
+    def _not_followed(self, path: str, *, ours: bool) -> str | None:
+        """Why a link is not followed: a folder would be read twice, and a file elsewhere is not part of the project."""
+        if os.path.isdir(path):  # noqa: PTH112
+            return "a link to a folder is not followed: put the files here"
+        target = Path(os.path.realpath(path))
+        inside = any(target.is_relative_to((self.root / folder).resolve()) for folder in (BASE, REGISTRY))
+        return "the link leads out of base/ and registry/: put the file itself here" if ours and not inside else None
 
-        def fail(error: OSError) -> None:
+    def _files(self, folder: str) -> list[tuple[str, "os.DirEntry[str]"]]:
+        """All that lies under `folder`, with paths from the root; nothing where there is no such folder."""
+        try:
+            return list(walk(str(self.root), folder))
+        except OSError as error:
             place = Path(error.filename).relative_to(self.root).as_posix()
-            if not isinstance(error, FileNotFoundError) or place != folder:
-                failed.append(_unreadable(place, error.strerror or str(error)))
-
-        found = [
-            (Path(parent, name).relative_to(self.root)).as_posix()
-            for parent, folders, names in os.walk(self.root / folder, onerror=fail)
-            for name in (*folders, *names)
-        ]
-        if failed:
-            raise ConfigErrors(failed)
-        return found
+            raise ConfigErrors([_unreadable(place, error.strerror or str(error))]) from error
 
 
 def _ignored(file: str, problem: str) -> Diagnostic:

@@ -16,6 +16,9 @@ CASES = Path(__file__).parent / "cases"
 NAMES = sorted(folder.name for folder in CASES.iterdir())
 SECONDS = re.compile(r"in \d+\.\d\d s")
 
+NOT_OF_A_COMPILE = ["E503"]
+"""See tests/compiler/build/test_generations.py."""
+
 Files = dict[str, bytes]
 
 
@@ -40,7 +43,7 @@ def test_case(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], req
 
 def test_every_code_has_a_case() -> None:
     printed = "".join((CASES / name / "expected" / "output.txt").read_text() for name in NAMES)
-    assert [code for code in CODES if f"[{code}]" not in printed] == []
+    assert [code for code in CODES if f"[{code}]" not in printed] == NOT_OF_A_COMPILE
 
 
 def test_no_case_shows_a_path_of_the_machine() -> None:
@@ -50,7 +53,9 @@ def test_no_case_shows_a_path_of_the_machine() -> None:
 
 def files_under(folder: Path) -> Files:
     return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and ".llm-serve" not in path.parts
     }
 
 

@@ -111,10 +111,10 @@ def test_json_is_one_object_with_places(project: Path, capsys) -> None:
 
 
 def test_a_bug_of_ours_is_70_and_no_traceback(project: Path, monkeypatch, capsys) -> None:
-    def bug(_: object) -> None:
+    def bug(*_: object, **__: object) -> None:
         raise KeyError("oops")
 
-    monkeypatch.setattr("compiler.verbs.compile_project", bug)
+    monkeypatch.setattr("compiler.verbs.build.make", bug)
     assert run("compile") == exits.OUR_BUG
     printed = capsys.readouterr().err
     assert "internal error: KeyError: 'oops'" in printed and "Traceback" not in printed

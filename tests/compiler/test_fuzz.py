@@ -73,7 +73,7 @@ def check_places(found: list[Diagnostic], files: dict[str, bytes]) -> None:
 
 def compiled(files: dict[str, bytes]) -> list[Diagnostic]:
     """What a compile of these files finds; all that could be printed about it is."""
-    project = Project(REPO / "nowhere", _bytes=files)
+    project = Project(REPO / "nowhere", _given=files)
     project.__dict__.update(models=[], profiles=[], clusters=[])  # the cached lists of files
     for folder, names in (("registry/clusters/", "clusters"), ("registry/", "models"), ("base/", "profiles")):
         own = [file.removeprefix(folder).removesuffix(".yaml") for file in files if file.startswith(folder)]

@@ -39,6 +39,7 @@ LAYERS = {
         ("compiler.review",),
         ("compiler.edit",),
         ("compiler.report",),
+        ("compiler.make",),
         ("compiler.verbs",),
         ("compiler.cli",),
     ),

@@ -1,0 +1,146 @@
+"""`generated/` brought up to date: what has changed is built, and what differs is written."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+from compiler.build import generations, publish, snapshot
+from compiler.build.disk import explained
+from compiler.build.lock import locked
+from compiler.build.places import MANIFEST, SNAPSHOT, STORE
+from compiler.build.publish import Difference
+from compiler.build.revision import revision
+from compiler.build.snapshot import Snapshot
+from compiler.build.store import DamagedError, Store
+from compiler.diagnostics import ConfigErrors, Diagnostic, has_errors
+from compiler.pipeline import Compilation, check_project
+from compiler.source.project import Project
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What was done. `generation`: its number, if `generated/` holds another one than before."""
+
+    compilation: Compilation
+    differences: list[Difference]
+    found: list[Diagnostic]
+    generation: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Who is told what happens. `waiting`: for the process of that number; `step`: so many of so many models."""
+
+    waiting: Callable[[str], None] = lambda _process: None
+    step: Callable[[int, int], None] = lambda _done, _of: None
+    repaired: Callable[[str], None] = lambda _problem: None
+
+
+def make(root: Path, listener: Listener, *, force: bool = False) -> Made:
+    """Compile, and write what differs; `force`: also over what has been edited by hand.
+
+    Raises ConfigErrors with all findings: nothing is written then.
+    """
+    with locked(root, listener.waiting):
+        return with_store(root, listener.repaired, lambda store: _make(Project(root), store, listener, force=force))
+
+
+def restore(root: Path, listener: Listener, number: int | None, *, force: bool = False) -> list[Difference] | None:
+    """Bring a generation back, the one before the current one if no number is given; what was written.
+
+    None where there is no such generation. Raises ConfigErrors.
+    """
+    with locked(root, listener.waiting):
+        return with_store(root, listener.repaired, lambda store: _restore(root, store, number, force=force))
+
+
+def with_store(root: Path, repaired: Callable[[str], None], step: Callable[[Store], T]) -> T:
+    """Do something with the store. A damaged one is repaired, once, and `repaired` is told. Raises ConfigErrors."""
+    try:
+        store = Store(root)
+    except DamagedError as error:
+        with explained(STORE):
+            (root / STORE).replace(root / f"{STORE}.damaged")
+        repaired(f"{error}; it is kept as {STORE}.damaged, and a new one begins")
+        store = Store(root)
+    try:
+        try:
+            return step(store)
+        except DamagedError as error:
+            repaired(f"{error}; what was lost is built again")
+            store.forget_damaged()
+            return step(store)
+    except DamagedError as error:
+        raise ConfigErrors([Diagnostic("E503", str(error), None)]) from error
+    finally:
+        store.close()
+
+
+def _make(project: Project, store: Store, listener: Listener, *, force: bool) -> Made:
+    root = project.root
+    taken, now, last = snapshot.now_ns(), _look(root), snapshot.last(str(root))
+    changed = last.changed(now) if last.lines else None
+    compilation = check_project(project, store, changed, listener.step)
+    if has_errors(compilation.found):
+        raise ConfigErrors(compilation.found)
+    disk = publish.digests_on_disk(root, _unchanged(store, now, changed))
+    differences, foreign = publish.ours(root, store, publish.differences(disk, compilation.outputs), force=force)
+    found = [*compilation.found, *foreign]
+    if has_errors(found):
+        raise ConfigErrors(found)
+    publish.publish(root, publish.fetched(store, differences))
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    number = generations.record(store, compilation.outputs[MANIFEST], created, revision(root))
+    with explained(SNAPSHOT, "the next compile reads everything again"):
+        snapshot.keep(
+            str(root), now, taken, [each.path for each in differences], "" if found else _summary(compilation)
+        )
+    return Made(compilation, differences, found, number)
+
+
+def _look(root: Path) -> Snapshot:
+    try:
+        return snapshot.take(str(root))
+    except OSError as error:
+        with explained(Path(error.filename).relative_to(root).as_posix(), doing="read"):
+            raise
+
+
+def _unchanged(store: Store, now: Snapshot, changed: set[str] | None) -> dict[str, str]:
+    """The digests of generated files that are as the current generation has them, by the look of them."""
+    if changed is None:
+        return {}
+    number = generations.current(store)
+    published = next((each for each in generations.generations(store) if each.number == number), None)
+    outputs = generations.outputs_of(store, published) if published else {}
+    return {path: sha for path, sha in outputs.items() if path in now.lines and path not in changed}
+
+
+def _summary(compilation: Compilation) -> str:
+    return f"{len(compilation.models)} {len(compilation.clusters)}"
+
+
+def _restore(root: Path, store: Store, number: int | None, *, force: bool) -> list[Difference] | None:
+    known = {each.number: each for each in generations.generations(store)}
+    now = generations.current(store)
+    wanted = number if number is not None else known[now].parent if now in known else None
+    if wanted not in known:
+        return None
+    outputs = generations.outputs_of(store, known[wanted])
+    lost = [path for path, sha in outputs.items() if not store.has(sha)]
+    if lost:
+        problem = f"generation {wanted} cannot be restored: {STORE} has lost {lost[0]}"
+        raise ConfigErrors([Diagnostic("E503", problem, None, help="check out its commit and compile that")])
+    found = publish.differences(publish.digests_on_disk(root), outputs)
+    differences, foreign = publish.ours(root, store, found, force=force)
+    if has_errors(foreign):
+        raise ConfigErrors(foreign)
+    with explained(SNAPSHOT):
+        (root / SNAPSHOT).unlink(missing_ok=True)
+    publish.publish(root, publish.fetched(store, differences))
+    generations.switch(store, wanted)
+    return differences

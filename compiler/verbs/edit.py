@@ -1,0 +1,87 @@
+"""Commands that write sources: `lint`, `new`, `fmt`."""
+
+import argparse
+import re
+from pathlib import Path
+
+from compiler import report
+from compiler.build.publish import Change, publish
+from compiler.diagnostics import Diagnostic, did_you_mean
+from compiler.edit.layout import layout
+from compiler.edit.mend import mend
+from compiler.edit.new import model_file
+from compiler.exits import DIFFERENT, OK, WRONG_CONFIG
+from compiler.pipeline import check_project
+from compiler.source.project import BASE, NAME, REGISTRY, Project
+from compiler.verbs.project import RefusedError, print_findings, project_of
+from runtime.application import ModelSpec
+
+
+def lint(options: argparse.Namespace) -> int:
+    """All findings and nothing written; with --fix, what can be mended is."""
+    project = project_of(options)
+    changes: list[Change] = []
+    if options.fix:
+        changes = mend(project)
+        publish(project.root, changes)
+        project = Project(project.root)
+    found = check_project(project).found
+    print_findings(options, project, found, {"fixed": [change.path for change in changes]})
+    if options.format == "human":
+        report.print_lines(f"  fixed {change.path}" for change in changes)
+        report.print_lines([] if found else ["no findings"])
+    return WRONG_CONFIG if found else OK
+
+
+def new(options: argparse.Namespace) -> int:
+    """A new model file."""
+    project = project_of(options)
+    name = options.model_id.replace("/", "--")
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", options.model_id, re.ASCII):
+        raise RefusedError(f"`{options.model_id}` is not a model id; write ORGANISATION/NAME, as on the hub")
+    assert NAME.fullmatch(name)
+    if name in project.models:
+        raise RefusedError(f"there is a {REGISTRY}/{name}.yaml already")
+    for layer in options.extends:
+        if not project.layer_files(layer):
+            hint = did_you_mean(layer, [*project.models, *project.profiles])
+            raise RefusedError(f"there is no layer `{layer}`" + (f"; did you mean `{hint}`?" if hint else ""))
+    file = f"{REGISTRY}/{name}.yaml"
+    content = model_file(options.model_id, options.extends)
+    publish(project.root, [Change(file, None, content.encode())])
+    report.print_lines([f"wrote {file}", *(f"  {line}" for line in content.splitlines())])
+    project = Project(project.root)
+    found = [each for each in check_project(project).found if file in (*each.compiling, *_files(each))]
+    report.print_diagnostics(found, project.line)
+    return OK
+
+
+def _files(diagnostic: Diagnostic) -> list[str]:
+    return [label.span.file for label in (diagnostic.primary, *diagnostic.secondary) if label]
+
+
+def fmt(options: argparse.Namespace) -> int:
+    """Files in their one form; with --check only the names of those that are not."""
+    project = project_of(options)
+    files = options.files or [
+        *(f"{BASE}/{name}.yaml" for name in project.profiles),
+        *(f"{REGISTRY}/{name}.yaml" for name in project.models),
+    ]
+    changes = []
+    for file in files:
+        path = _relative(project, file) if options.files else file
+        old = project.text(path)
+        new_text = layout(old, path, ModelSpec)
+        if new_text != old:
+            changes.append(Change(path, old.encode(), new_text.encode()))
+    if not options.check:
+        publish(project.root, changes)
+    report.print_lines(f"{'would format' if options.check else 'formatted'} {change.path}" for change in changes)
+    return DIFFERENT if options.check and changes else OK
+
+
+def _relative(project: Project, file: str) -> str:
+    path = Path(file).resolve()
+    if not path.is_relative_to(project.root.resolve()):
+        raise RefusedError(f"{file} is not a file of this project")
+    return path.relative_to(project.root.resolve()).as_posix()

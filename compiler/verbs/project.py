@@ -1,0 +1,42 @@
+"""What all commands share: the project that they are about, and how findings are printed."""
+
+import argparse
+import os
+from pathlib import Path
+
+from compiler import report
+from compiler.diagnostics import Diagnostic
+from compiler.source.project import Project, find_root
+
+
+class RefusedError(Exception):
+    """The verb cannot do what it was asked. The message says why, and what to type."""
+
+
+def root_of(options: argparse.Namespace) -> Path:
+    """The project's folder. Raises RefusedError where there is none."""
+    root = find_root(options.root or Path.cwd())
+    if root is None or (options.root and root != options.root):
+        raise RefusedError(f"there is no registry/ in {options.root or 'this folder or above it'}")
+    return root
+
+
+def project_of(options: argparse.Namespace) -> Project:
+    """The project. Raises RefusedError where there is none."""
+    return Project(root_of(options))
+
+
+def print_findings(
+    options: argparse.Namespace,
+    project: Project,
+    found: list[Diagnostic],
+    result: dict[str, object],
+    outcome: str = "",
+) -> None:
+    """Findings in the format asked for. Machines get paths from where they called."""
+    if options.format == "human":
+        report.print_diagnostics(found, project.line, outcome)
+        return
+    prefix = os.path.relpath(project.root)
+    way = "" if prefix == "." else f"{Path(prefix).as_posix()}/"
+    report.print_for_machines(found, options.format, way, result)

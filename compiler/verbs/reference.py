@@ -1,0 +1,41 @@
+"""Commands about the language itself: `schema`, `explain-code`."""
+
+import argparse
+import re
+
+from compiler import report
+from compiler.build.publish import Change, publish
+from compiler.codes import CODES
+from compiler.diagnostics import did_you_mean
+from compiler.exits import DIFFERENT, OK
+from compiler.reference import editor
+from compiler.verbs.project import RefusedError, project_of
+
+
+def schema(options: argparse.Namespace) -> int:
+    """The schemas that editors use, and their settings."""
+    project = project_of(options)
+    changes = [
+        Change(path, None, data)
+        for path, data in editor.files().items()
+        if not (project.root / path).is_file() or (project.root / path).read_bytes() != data
+    ]
+    if not options.check:
+        publish(project.root, changes)
+    report.print_lines(f"{'would write' if options.check else 'wrote'} {change.path}" for change in changes)
+    report.print_lines([] if changes else ["the schemas are current"])
+    return DIFFERENT if options.check and changes else OK
+
+
+def explain_code(options: argparse.Namespace) -> int:
+    """What a code means; all codes without one."""
+    code = (options.code or "").upper()
+    if not code:
+        report.print_table([(name, each.title) for name, each in CODES.items()])
+        return OK
+    code = re.sub(r"^([EW])0+(?=\d{3})", r"\1", code)
+    if code not in CODES:
+        hint = did_you_mean(code, CODES)
+        raise RefusedError(f"there is no code `{options.code}`" + (f"; did you mean `{hint}`?" if hint else ""))
+    report.print_code(code, CODES[code])
+    return OK
