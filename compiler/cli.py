@@ -8,10 +8,13 @@ import io
 import os
 import sys
 import time
-from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING
 
 from compiler.exits import INTERRUPTED, OK, OUR_BUG, READER_GONE, WRONG_USAGE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import NoReturn
 
 EXAMPLES = """\
 examples:
@@ -30,14 +33,14 @@ _PLAIN = ("human", "json")
 class _Parser(argparse.ArgumentParser):
     """argparse, with the exit code that shells expect of wrong usage (sysexits.h)."""
 
-    def error(self, message: str) -> NoReturn:
+    def error(self, message: str) -> "NoReturn":
         self.exit(WRONG_USAGE, f"{self.format_usage()}{self.prog}: {message}; see `llm-serve --help`\n")
 
 
 class _Version(argparse.Action):
     """`--version`, looked up when it is asked for: that takes longer than all the rest of the parser."""
 
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> "NoReturn":
         from importlib.metadata import version
 
         sys.stdout.write(f"llm-serve {version('llm-serve')}\n")
@@ -64,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
-        from compiler.report import print_failure
+        from compiler.report.printing import print_failure
 
         if options.traceback:
             raise
@@ -73,14 +76,22 @@ def main(arguments: list[str] | None = None) -> int:
         return OUR_BUG
 
 
-def _is_current(root: Path | None) -> bool:
+def _path(text: str) -> "Path":
+    from pathlib import Path  # as heavy as all the rest of a compile with nothing to do
+
+    return Path(text)
+
+
+def _is_current(root: "Path | None") -> bool:
     """Whether there is nothing to compile, and says so. Loads a fraction of what a compile needs."""
     from compiler.build.snapshot import unchanged
 
     start = time.perf_counter()
-    folder = root or next((each for each in (Path.cwd(), *Path.cwd().parents) if (each / "registry").is_dir()), None)
+    folder = str(root) if root else os.getcwd()  # noqa: PTH109
+    while not root and folder != "/" and not os.path.isdir(f"{folder}/registry"):  # noqa: PTH112
+        folder = os.path.dirname(folder)  # noqa: PTH120
     try:
-        summary = unchanged(str(folder)) if folder else None
+        summary = unchanged(folder)
     except OSError:
         return False  # which the compile meets too, and explains
     if not summary:
@@ -197,7 +208,7 @@ def _verb(
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verb.add_argument("--root", type=Path, help="the project's folder (default: the nearest one with a registry/)")
+    verb.add_argument("--root", type=_path, help="the project's folder (default: the nearest one with a registry/)")
     verb.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)
     if formats:
         verb.add_argument("--format", choices=formats, default=formats[0], help="how to print the result")

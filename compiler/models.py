@@ -56,7 +56,7 @@ def compile_layers(
         found += check_placement(merged.tree, spec)
     except ConfigErrors as errors:
         found += errors.diagnostics
-    if new := without_known(found, layers.found):
+    if found and (new := without_known(found, layers.found)):
         raise ConfigErrors(at_most(new, file))
     return None if spec is None else CompiledModel(Model(name, file, spec), stack, merged)
 

@@ -114,11 +114,12 @@ class _Compile:
     digests: dict[str, str] = field(default_factory=dict)
     found: list[Diagnostic] = field(default_factory=list)
     built: list[str] = field(default_factory=list)
+    unchecked: set[str] = field(default_factory=set)
 
     def run(self, changed: Collection[str] | None) -> Compilation:
         self.layers = Layers(self.project)
         moved = self._read_sources(changed)
-        self._check_files()
+        self._check_profiles()
         affected = self._affected(moved)
         self._note_sources()
         rebuilt = self._build_models(affected)
@@ -161,18 +162,23 @@ class _Compile:
         self.store.write("INSERT OR REPLACE INTO source VALUES (?, ?)", self.digests.items())
         self.store.note("compiler", keys.compiler_digest())
 
-    def _check_files(self) -> None:
-        """Each file by itself, used or not."""
+    def _check_profiles(self) -> None:
+        """Each profile by itself, used or not."""
         self.store.write("DELETE FROM checked WHERE digest = ?", [(_UNREADABLE,)])
         known = set(self.store.rows("SELECT file, digest FROM checked"))
-        for file, sha in self.digests.items():
-            if (file, sha) not in known and not file.startswith(f"{CLUSTERS}/"):
-                self.layers.get(file)
-                found, waivers = self.layers.found_in(file), self.layers.waivers.get(file)
-                row = (file, sha, _dump(found), _WAIVERS.dump_json(waivers).decode() if waivers else None)
-                self.store.write("INSERT OR REPLACE INTO checked VALUES (?, ?, ?, ?)", [row])
-                if file.startswith(f"{REGISTRY}/"):
-                    self.layers.release(file)
+        self.unchecked = {file for file, sha in self.digests.items() if (file, sha) not in known}
+        for name in self.project.profiles:
+            self._check_file(f"{BASE}/{name}.yaml")
+
+    def _check_file(self, file: str) -> None:
+        """A file by itself, unless that was done."""
+        if file in self.unchecked:
+            self.layers.get(file)
+            found, waivers = self.layers.found_in(file), self.layers.waivers.get(file)
+            noted = _WAIVERS.dump_json(waivers).decode() if waivers and waivers.codes else None
+            row = (file, self.digests[file], _dump(found), noted)
+            self.store.write("INSERT OR REPLACE INTO checked VALUES (?, ?, ?, ?)", [row])
+            self.unchecked.discard(file)
 
     def _affected(self, moved: set[str]) -> list[str]:
         """The models that have to be looked at again."""
@@ -206,6 +212,7 @@ class _Compile:
             self.step(number, len(affected))
             before = self.store.value("SELECT key FROM model WHERE name = ?", name)
             key = collect(self.found, partial(self._build_model, name)) or ""
+            self.layers.release(f"{REGISTRY}/{name}.yaml")
             if key != before:
                 rebuilt.add(name)
                 statement = (
@@ -218,30 +225,28 @@ class _Compile:
     def _build_model(self, name: str) -> str | None:
         """Build a model, unless that was done; the key. None where its files are at fault. Raises ConfigErrors."""
         file = f"{REGISTRY}/{name}.yaml"
+        self._check_file(file)
         check_model_name(name, file)
         with found_through(file):
             try:
                 order = self.layers.order(file)
             except ConfigErrors as errors:
-                known = self._known
+                known = self._known_before | set(self.layers.found)
                 raise ConfigErrors(each for each in errors.diagnostics if each not in known) from errors
         inputs = keys.model_inputs((self.digests[layer], layer) for layer in order)
         key = keys.key_of(inputs)
         done = self.store.action(key)
-        if done is None or (done.output and not self.store.has(done.output)):
-            compiled = compile_model(self.layers, name)
-            self.layers.release(file)
-            if compiled is None:
-                return None
-            facts = facts_of(compiled)
-            output = self.store.put(model_file(compiled.model)) if facts.enabled else None
-            found = _dump(list(facts.found))
-            text = _FACTS.dump_json(facts).decode()
-            made = (output, entry(facts), facts.model_id, facts.enabled, found, text)
-            self.store.keep(Action(key, keys.compiler_digest(), inputs, *made))
-            self.built.append(name)
-        else:
-            self.layers.release(file)
+        if done is not None and (done.output is None or self.store.has(done.output)):
+            return key
+        compiled = compile_model(self.layers, name)
+        if compiled is None:
+            return None
+        facts = facts_of(compiled)
+        output = self.store.put(model_file(compiled.model)) if facts.enabled else None
+        found, text = _dump(list(facts.found)), _FACTS.dump_json(facts).decode()
+        made = (output, entry(facts), facts.model_id, facts.enabled, found, text)
+        self.store.keep(Action(key, keys.compiler_digest(), inputs, *made))
+        self.built.append(name)
         return key
 
     def _names(self, condition: str) -> list[str]:
@@ -321,21 +326,22 @@ class _Compile:
             above = self._standing_on({facts.file}) if facts.dead else set()
             needed = {path for other in above for path in models[other].needs.get(facts.file, ())}
             found = [through(facts.file, each) for each in lint_registry(facts, needed, ids)]
-            self.store.write("UPDATE model SET found = ? WHERE name = ?", [(_dump(found), name)])
+            if found or name not in rebuilt:
+                self.store.write("UPDATE model SET found = ? WHERE name = ?", [(_dump(found), name)])
 
-    @cached_property
     def _found_in_files(self) -> list[Diagnostic]:
         return self._loaded("SELECT found FROM checked JOIN source USING (file, digest) WHERE found NOT NULL")
 
     @cached_property
-    def _known(self) -> set[Diagnostic]:
-        return set(self._found_in_files)
+    def _known_before(self) -> set[Diagnostic]:
+        """What was found in files that this compile does not read."""
+        return set(self._found_in_files())
 
     def _all_found(self) -> list[Diagnostic]:
         of_models = "SELECT {}.found FROM model JOIN action USING (key) WHERE {}.found NOT NULL"
         return [
             *self.found,
-            *self._found_in_files,
+            *self._found_in_files(),
             *self._loaded(of_models.format("action", "action")),
             *self._loaded(of_models.format("model", "model")),
             *self._loaded("SELECT found FROM cluster WHERE found NOT NULL"),

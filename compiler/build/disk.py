@@ -1,6 +1,5 @@
 """The file system's refusals, in words."""
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,11 +12,10 @@ def explained(path: str, outcome: str = "nothing was written", doing: str = "wri
     try:
         yield
     except OSError as error:
-        raise _refused(path, doing, error.strerror or str(error), outcome) from error
-    except sqlite3.OperationalError as error:
-        raise _refused(path, doing, str(error), outcome) from error
+        raise refused(path, doing, error.strerror or str(error), outcome) from error
 
 
-def _refused(path: str, doing: str, reason: str, outcome: str) -> ConfigErrors:
+def refused(path: str, doing: str, reason: str, outcome: str) -> ConfigErrors:
+    """That the disk refuses something, why, and what has come of it."""
     problem = f"cannot {doing} {path}: {reason}"
     return ConfigErrors([Diagnostic("E501", f"{problem}; {outcome}" if outcome else problem, None)])

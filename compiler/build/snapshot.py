@@ -7,7 +7,7 @@ are not say what has. Light, because most builds end here: it imports neither th
 import os
 import sys
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from compiler.build.places import GENERATED, SNAPSHOT
 from compiler.source.walk import walk
@@ -19,8 +19,7 @@ _COARSE_TICK_NS = 2_000_000_000
 _SUFFIXES = (".py", ".json")
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """Lines by path. `summary`: what to say of a build that has nothing to do; empty if it has to speak for itself."""
 
     summary: str

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from compiler.build.disk import explained
+from compiler.build.disk import explained, refused
 from compiler.build.places import STORE
+from compiler.diagnostics import ConfigErrors
 
 FORMAT = 1
 _SCHEMA = (
@@ -63,19 +64,19 @@ class Store:
 
     def __init__(self, root: Path | None) -> None:
         """Open the store of a project; None: one in memory, which trusts nothing and keeps nothing."""
-        self._root = root
-        with self._guarded():
+        with explained(STORE):
             if root:
                 (root / STORE).parent.mkdir(exist_ok=True)
                 (root / STORE).parent.joinpath(".gitignore").write_text("*\n")
-            self._db = sqlite3.connect(str(root / STORE) if root else ":memory:", isolation_level=None, timeout=60)
-            self._db.execute("BEGIN IMMEDIATE")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                for statement in _SCHEMA:
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {FORMAT}")
-            self._db.execute("COMMIT")
+        try:
+            self._db = sqlite3.connect(str(root / STORE) if root else ":memory:", isolation_level=None)
+        except sqlite3.Error as error:
+            raise self._failure(error) from error
+        with self.writing():
+            version = self.value("PRAGMA user_version")
+            for statement in _SCHEMA if version == 0 else ():
+                self.rows(statement)
+            self.rows(f"PRAGMA user_version = {FORMAT}")
         if version not in (0, FORMAT):
             raise DamagedError(f"{STORE} is of another version of llm-serve")
 
@@ -83,32 +84,32 @@ class Store:
         """Let go of the file."""
         self._db.close()
 
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        with explained(STORE):
-            try:
-                yield
-            except sqlite3.OperationalError:
-                raise
-            except sqlite3.DatabaseError as error:
-                raise DamagedError(f"{STORE} is damaged: {error}") from error
+    @staticmethod
+    def _failure(error: sqlite3.Error) -> ConfigErrors | DamagedError:
+        """What a refusal of SQLite's means: the disk's, or a file that is none of its own any more."""
+        if isinstance(error, sqlite3.OperationalError):
+            return refused(STORE, "write", str(error), "nothing was written")
+        return DamagedError(f"{STORE} is damaged: {error}")
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         """All that is written within is written, or nothing of it."""
-        with self._guarded():
+        try:
             self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            finally:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
+            yield
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise self._failure(error) from error
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
 
     def rows(self, query: str, *values: object) -> list[tuple[object, ...]]:
         """The rows of a query."""
-        with self._guarded():
+        try:
             return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._failure(error) from error
 
     def value(self, query: str, *values: object) -> object | None:
         """The first column of the first row."""
@@ -117,8 +118,10 @@ class Store:
 
     def write(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
         """One statement, for each row."""
-        with self._guarded():
+        try:
             self._db.executemany(statement, rows)
+        except sqlite3.Error as error:
+            raise self._failure(error) from error
 
     def put(self, data: bytes) -> str:
         """Keep a blob; its digest."""

@@ -126,5 +126,11 @@ def known(tree: Mapping, models: list[type[Schema]], above: tuple[str, ...] = ()
             found = [fields(model)[key] for model in owners]
             yield (*above, key), entry, found, owners
             if isinstance(entry.value, Mapping):
-                inner = [model for field in found for model in models_in(field.annotation)]
-                yield from known(entry.value, list(dict.fromkeys(inner)), (*above, key))
+                inner = dict.fromkeys(model for owner in owners for model in within(owner, key))
+                yield from known(entry.value, list(inner), (*above, key))
+
+
+@cache
+def within(model: type[Schema], key: str) -> tuple[type[Schema], ...]:
+    """The models that a field mentions."""
+    return tuple(models_in(fields(model)[key].annotation))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from compiler.check.arguments import table
-from compiler.check.fields import dotted, fields, known, marker, models_in
+from compiler.check.fields import dotted, fields, known, marker, within
 from compiler.diagnostics import Diagnostic, Label, did_you_mean
 from compiler.source.tree import Entry, Mapping
 from runtime.schema import LibraryArguments, Schema
@@ -11,11 +11,11 @@ from runtime.schema import LibraryArguments, Schema
 
 def check_arguments(tree: Mapping, schema: type[Schema]) -> Iterator[Diagnostic]:
     """A finding for each argument that its library does not have, or that llm-serve sets itself."""
-    for path, entry, found, _ in known(tree, [schema]):
+    for path, entry, found, owners in known(tree, [schema]):
         if not isinstance(entry.value, Mapping):
             continue
         mark = next((mark for field in found if (mark := marker(field, LibraryArguments))), None)
-        opened = [model for field in found for model in models_in(field.annotation) if _is_open(model)]
+        opened = [model for owner in owners for model in within(owner, path[-1]) if _is_open(model)]
         if mark is None and not opened:
             continue
         name = mark.table if mark else str(opened[0].library)

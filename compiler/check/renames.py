@@ -10,7 +10,7 @@ from collections.abc import Mapping as Dict
 from dataclasses import dataclass, field, replace
 
 from compiler.diagnostics import Diagnostic, Fix, Label
-from compiler.source.tree import Entry, Mapping, Node, Scalar, ScalarValue, find, inline
+from compiler.source.tree import Entry, Mapping, Node, Scalar, ScalarValue, find, inline, keys
 
 Path = tuple[str, ...]
 
@@ -110,10 +110,14 @@ RENAMES = (
 )
 """Outer names come first: a later row finds its parent under the parent's new name."""
 
+_OLD_NAMES = frozenset(rename.old for rename in RENAMES)
+
 
 def modernize(tree: Mapping) -> tuple[Mapping, list[Diagnostic]]:
     """One layer with today's names, with a warning for each old one and an error where both are set."""
     found: list[Diagnostic] = []
+    if _OLD_NAMES.isdisjoint(keys(tree)):
+        return tree, found
     for rename in RENAMES:
         parent, _, reached = find(tree, rename.parent)
         if reached == rename.parent and isinstance(parent, Mapping) and rename.old in parent.entries:

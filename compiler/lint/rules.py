@@ -52,9 +52,10 @@ def lint(subject: Subject) -> Iterator[Diagnostic]:
 
 def dead_overrides(subject: Subject) -> Iterator[Diagnostic]:
     """W201: a value of the model's own file that says what it would inherit."""
-    for path, node in leaves(subject.layers[-1].tree):
+    own = subject.layers[-1].tree
+    for path, node in leaves(own):
         below, _, reached = find(subject.merged.below, path)
-        if reached != path or path == (ENABLED,) or any(tag for tag in _tags(subject.layers[-1].tree, path)):
+        if reached != path or path == (ENABLED,) or any(_tags(own, path)):
             continue
         if same(find(subject.merged.tree, path)[0], below):
             message = f"this override changes nothing: `{'.'.join(path)}` is the same below"
@@ -201,7 +202,8 @@ def stop_that_looks_like_a_token(subject: Subject) -> Iterator[Diagnostic]:
 def file_name(subject: Subject) -> Iterator[Diagnostic]:
     """W207: a file is found by the name of what it declares."""
     name = subject.spec.model.model_id.replace("/", "--")
-    if not re.fullmatch(rf"{re.escape(name)}(-.+)?", subject.name, re.IGNORECASE):
+    file, start = subject.name.casefold(), name.casefold()
+    if file != start and not (file.startswith(f"{start}-") and file != f"{start}-"):
         message = f"`{subject.name}` declares the model {subject.spec.model.model_id}"
         yield Diagnostic("W207", message, subject.label(_MODEL_ID), help=f"call the file {name}.yaml")
 

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from typing import Any
 
 from compiler.codes import CODES
@@ -61,6 +60,8 @@ def as_sarif(diagnostics: Sequence[Diagnostic], prefix: str) -> dict[str, Any]:
         }
         for code in used
     ]
+    from importlib.metadata import version  # takes as long as a compile with nothing to do
+
     driver = {"name": "llm-serve", "version": version("llm-serve"), "rules": rules}
     return {
         "$schema": "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json",

@@ -124,6 +124,13 @@ def leaves(node: Node, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
         yield path, node
 
 
+def keys(node: Node) -> Iterator[str]:
+    """Every key of every mapping in it."""
+    for entry in node.entries.values() if isinstance(node, Mapping) else ():
+        yield entry.key
+        yield from keys(entry.value)
+
+
 def has_templates(node: Node) -> bool:
     """Whether there is a `!template` in it."""
     match node:

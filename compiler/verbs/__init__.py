@@ -3,9 +3,9 @@
 import argparse
 from collections.abc import Callable
 
-from compiler import report
 from compiler.diagnostics import ConfigErrors
 from compiler.exits import WRONG_CONFIG
+from compiler.report import printing as report
 from compiler.review.select import NothingSelectedError
 from compiler.verbs import build, edit, reference, review
 from compiler.verbs.project import RefusedError, project_of

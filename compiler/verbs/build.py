@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from compiler import report
 from compiler.build import generations
 from compiler.build.inputs import compared, inputs_now, recorded
 from compiler.build.lock import locked
@@ -16,6 +15,7 @@ from compiler.diagnostics import ConfigErrors, did_you_mean
 from compiler.exits import DIFFERENT, OK, WRONG_CONFIG
 from compiler.make import Listener, make, restore, with_store
 from compiler.pipeline import compile_project
+from compiler.report import printing as report
 from compiler.report.compiled import print_changes, print_compiled
 from compiler.source.project import Project
 from compiler.verbs.project import RefusedError, print_findings, project_of, root_of

@@ -4,7 +4,6 @@ import argparse
 import re
 from pathlib import Path
 
-from compiler import report
 from compiler.build.publish import Change, publish
 from compiler.diagnostics import Diagnostic, did_you_mean
 from compiler.edit.layout import layout
@@ -12,6 +11,7 @@ from compiler.edit.mend import mend
 from compiler.edit.new import model_file
 from compiler.exits import DIFFERENT, OK, WRONG_CONFIG
 from compiler.pipeline import check_project
+from compiler.report import printing as report
 from compiler.source.project import BASE, NAME, REGISTRY, Project
 from compiler.verbs.project import RefusedError, print_findings, project_of
 from runtime.application import ModelSpec

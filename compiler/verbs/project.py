@@ -4,8 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
-from compiler import report
 from compiler.diagnostics import Diagnostic
+from compiler.report import printing as report
 from compiler.source.project import Project, find_root
 
 

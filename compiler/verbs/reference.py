@@ -3,12 +3,12 @@
 import argparse
 import re
 
-from compiler import report
 from compiler.build.publish import Change, publish
 from compiler.codes import CODES
 from compiler.diagnostics import did_you_mean
 from compiler.exits import DIFFERENT, OK
 from compiler.reference import editor
+from compiler.report import printing as report
 from compiler.verbs.project import RefusedError, project_of
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 
-from compiler import report
 from compiler.build.files import model_path
 from compiler.build.publish import digests_on_disk
 from compiler.check.layers import Layers
@@ -13,6 +12,7 @@ from compiler.facts import Facts
 from compiler.layering.layers import extended
 from compiler.models import CompiledModel, compile_model
 from compiler.pipeline import Compilation, compile_project
+from compiler.report import printing as report
 from compiler.review import graph
 from compiler.review.explain import Definition, Explanation, explain, guess, whole_path
 from compiler.review.select import Selection

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from compiler import report
 from compiler.diagnostics import Diagnostic
 from compiler.pipeline import check_project, outputs
+from compiler.report import printing as report
 from compiler.source.project import Project
 from compiler.source.tags import TAGS
 from tests.compiler.support import write

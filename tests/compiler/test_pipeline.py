@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from compiler.cli import main
 from compiler.diagnostics import ConfigErrors
 from compiler.pipeline import compile_project, outputs
-from compiler.report import print_diagnostics
+from compiler.report.printing import print_diagnostics
 from compiler.source.project import Project
 from tests.compiler.support import write
 
