@@ -231,6 +231,8 @@ class _Compile:
             try:
                 order = self.layers.order(file)
             except ConfigErrors as errors:
+                for each in errors.diagnostics:  # which a file below may have by itself, and is told of there
+                    self._check_file(each.primary.span.file if each.primary else file)
                 known = self._known_before | set(self.layers.found)
                 raise ConfigErrors(each for each in errors.diagnostics if each not in known) from errors
         inputs = keys.model_inputs((self.digests[layer], layer) for layer in order)
@@ -261,7 +263,7 @@ class _Compile:
         rows = self.store.rows("SELECT name, members FROM cluster WHERE key != ''")
         last: dict[str, list[str]] = {str(name): json.loads(str(members)) for name, members in rows}
         hardware = self._hardware()
-        around = keys.key_of("\n".join(enabled), json.dumps(hardware))
+        around = keys.key_of("\n".join(self.project.models), "\n".join(enabled), json.dumps(hardware))
         if self.store.state("around clusters") != around:
             last = {}
         self.store.note("around clusters", around)

@@ -41,6 +41,7 @@ class Difference:
 def digests_on_disk(root: Path, known: Mapping[str, str] | None = None) -> dict[str, str]:
     """What `generated/` holds: path -> digest. `known`: digests that need not be worked out again."""
     known = known or {}
+    _refuse_links(root, f"{GENERATED}/*")
     with explained(GENERATED, "", "read"):
         paths = sorted(path for path, _ in walk(str(root), GENERATED) if not _is_temporary(path))
     return {path: known.get(path) or digest(read(root, path) or b"") for path in paths}
@@ -138,9 +139,9 @@ def read(root: Path, path: str) -> bytes | None:
 def _stage(root: Path, path: str, data: bytes) -> str:
     """A temporary file with `data` beside `path`; its name."""
     folder, _, name = f"{root}/{path}".rpartition("/")
+    _refuse_links(root, path)
     if not os.path.isdir(folder):  # noqa: PTH112
         Path(folder).mkdir(parents=True)
-    _refuse_links(root, path)
     temporary = f"{folder}/{_TEMPORARY}{name}"
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:

@@ -16,7 +16,7 @@ from compiler.exits import DIFFERENT, OK, WRONG_CONFIG
 from compiler.make import Listener, make, restore, with_store
 from compiler.pipeline import compile_project
 from compiler.report import printing as report
-from compiler.report.compiled import print_changes, print_compiled
+from compiler.report.compiled import count, print_changes, print_compiled
 from compiler.source.project import Project
 from compiler.verbs.project import RefusedError, print_findings, project_of, root_of
 
@@ -141,7 +141,7 @@ def store(options: argparse.Namespace) -> int:
         return WRONG_CONFIG if lines else OK
     _with_store(root, Store.forget_damaged)
     made = make(root, _listener())
-    report.print_lines([f"built {len(made.compilation.built)} models again"])
+    report.print_lines([f"built {count(len(made.compilation.built), 'model')} again"])
     left = _with_store(root, generations.damage)
     report.print_lines(left or ["the store is whole"])
     return WRONG_CONFIG if left else OK
