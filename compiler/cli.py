@@ -54,7 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character shows its number
     options = _parser().parse_args(arguments)
     try:
-        if options.verb == "compile" and not options.check and options.format == "human" and _is_current(options.root):
+        plain = options.verb == "compile" and options.format == "human" and not (options.check or options.watch)
+        if plain and _is_current(options.root):
             return OK
         from compiler.verbs import run
 
@@ -117,7 +118,8 @@ def _parser() -> argparse.ArgumentParser:
     compile_.description = "Compile registry/ and base/ into generated/. Nothing is written while there are errors."
     how = compile_.add_mutually_exclusive_group()
     how.add_argument("--check", action="store_true", help="write nothing; exit 2 with a diff on any difference")
-    how.add_argument("--force", action="store_true", help="write over generated files that were edited by hand")
+    how.add_argument("--watch", action="store_true", help="compile again at each save, and say what that changes")
+    compile_.add_argument("--force", action="store_true", help="write over generated files that were edited by hand")
 
     lint = _verb(verbs, "lint", "find what is wrong, or probably not meant so; exit 1 if anything is", _FINDINGS)
     lint.add_argument("--fix", action="store_true", help="remove dead overrides, write new names for old ones")

@@ -70,16 +70,18 @@ def print_code(code: str, about: Code) -> None:
 
 def print_table(rows: Sequence[Sequence[str]], indent: str = "") -> None:
     """Columns of text, each as wide as its widest cell."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)] if rows else []
     for row in rows:
         cells = (printable(cell).ljust(width) for cell, width in zip(row, widths, strict=True))
         print(f"{indent}{'  '.join(cells)}".rstrip())
 
 
-def print_lines(lines: Iterable[str]) -> None:
-    """Text that is ready."""
+def print_lines(lines: Iterable[str], *, flush: bool = False) -> None:
+    """Text that is ready. `flush`: to be seen at once, where the program goes on."""
     for line in lines:
         print(line)
+    if flush:
+        sys.stdout.flush()
 
 
 def print_value(value: object) -> None:

@@ -19,6 +19,7 @@ from compiler.report import printing as report
 from compiler.report.compiled import count, print_changes, print_compiled
 from compiler.source.project import Project
 from compiler.verbs.project import RefusedError, print_findings, project_of, root_of
+from compiler.verbs.watch import watch
 
 T = TypeVar("T")
 
@@ -27,6 +28,8 @@ def compile_(options: argparse.Namespace) -> int:
     """Sources to generated/, or with --check only a comparison."""
     if options.check:
         return _check(options)
+    if options.watch:
+        return watch(options, _listener())
     project = project_of(options)
     start = time.perf_counter()
     try:
