@@ -119,6 +119,11 @@ def _parser() -> argparse.ArgumentParser:
     how = compile_.add_mutually_exclusive_group()
     how.add_argument("--check", action="store_true", help="write nothing; exit 2 with a diff on any difference")
     how.add_argument("--watch", action="store_true", help="compile again at each save, and say what that changes")
+    compile_.add_argument(
+        "--cache",
+        metavar="DIR|s3://BUCKET/PREFIX",
+        help="share builds with other checkouts (needs LLM_SERVE_CACHE_KEY)",
+    )
     compile_.add_argument("--force", action="store_true", help="write over generated files that were edited by hand")
 
     lint = _verb(verbs, "lint", "find what is wrong, or probably not meant so; exit 1 if anything is", _FINDINGS)

@@ -178,6 +178,11 @@ CODES: dict[str, Code] = {
         "Something in .llm-serve/store.db is lost or is not what its hash says, and cannot be built again: an old"
         " generation, whose sources are in git.",
     ),
+    "E504": Code(
+        "shared cache cannot be used",
+        "`compile --cache` needs a secret in LLM_SERVE_CACHE_KEY, with which everything in the cache is signed, so that"
+        " nobody who can only write to it decides what is deployed; and boto3 for one on S3.",
+    ),
     "W201": Code(
         "override changes nothing",
         "The value is what the layers below say already. Overrides that do nothing hide those that do something, and"

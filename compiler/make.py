@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from compiler.build import generations, publish, snapshot
+from compiler.build.cache import Cache, SpoiltError
 from compiler.build.disk import explained
 from compiler.build.lock import locked
 from compiler.build.places import MANIFEST, SNAPSHOT, STORE
@@ -37,16 +39,19 @@ class Listener:
 
     waiting: Callable[[str], None] = lambda _process: None
     step: Callable[[int, int], None] = lambda _done, _of: None
-    repaired: Callable[[str], None] = lambda _problem: None
+    troubled: Callable[[str], None] = lambda _problem: None
 
 
-def make(root: Path, listener: Listener, *, force: bool = False) -> Made:
+def make(root: Path, listener: Listener, *, force: bool = False, cache: Cache | None = None) -> Made:
     """Compile, and write what differs; `force`: also over what has been edited by hand.
 
-    Raises ConfigErrors with all findings: nothing is written then.
+    What `cache` has is not built, and what was built goes there. Raises ConfigErrors with all findings: nothing is
+    written then.
     """
     with locked(root, listener.waiting):
-        return with_store(root, listener.repaired, lambda store: _make(Project(root), store, listener, force=force))
+        return with_store(
+            root, listener.troubled, lambda store: _make(Project(root), store, listener, force=force, cache=cache)
+        )
 
 
 def restore(root: Path, listener: Listener, number: int | None, *, force: bool = False) -> list[Difference] | None:
@@ -55,23 +60,23 @@ def restore(root: Path, listener: Listener, number: int | None, *, force: bool =
     None where there is no such generation. Raises ConfigErrors.
     """
     with locked(root, listener.waiting):
-        return with_store(root, listener.repaired, lambda store: _restore(root, store, number, force=force))
+        return with_store(root, listener.troubled, lambda store: _restore(root, store, number, force=force))
 
 
-def with_store(root: Path, repaired: Callable[[str], None], step: Callable[[Store], T]) -> T:
-    """Do something with the store. A damaged one is repaired, once, and `repaired` is told. Raises ConfigErrors."""
+def with_store(root: Path, troubled: Callable[[str], None], step: Callable[[Store], T]) -> T:
+    """Do something with the store. A damaged one is repaired, once, and `troubled` is told. Raises ConfigErrors."""
     try:
         store = Store(root)
     except DamagedError as error:
         with explained(STORE):
             (root / STORE).replace(root / f"{STORE}.damaged")
-        repaired(f"{error}; it is kept as {STORE}.damaged, and a new one begins")
+        troubled(f"{error}; it is kept as {STORE}.damaged, and a new one begins")
         store = Store(root)
     try:
         try:
             return step(store)
         except DamagedError as error:
-            repaired(f"{error}; what was lost is built again")
+            troubled(f"{error}; what was lost is built again")
             store.forget_damaged()
             return step(store)
     except DamagedError as error:
@@ -80,11 +85,11 @@ def with_store(root: Path, repaired: Callable[[str], None], step: Callable[[Stor
         store.close()
 
 
-def _make(project: Project, store: Store, listener: Listener, *, force: bool) -> Made:
+def _make(project: Project, store: Store, listener: Listener, *, force: bool, cache: Cache | None) -> Made:
     root = project.root
     taken, now, last = snapshot.now_ns(), _look(root), snapshot.last(str(root))
     changed = last.changed(now) if last.lines else None
-    compilation = check_project(project, store, changed, listener.step)
+    compilation = check_project(project, store, changed, listener.step, partial(_pull, cache, listener))
     if has_errors(compilation.found):
         raise ConfigErrors(compilation.found)
     disk = publish.digests_on_disk(root, _unchanged(store, now, changed))
@@ -99,7 +104,24 @@ def _make(project: Project, store: Store, listener: Listener, *, force: bool) ->
         snapshot.keep(
             str(root), now, taken, [each.path for each in differences], "" if found else _summary(compilation)
         )
+    if cache and compilation.built:
+        _with_cache(listener, lambda: cache.push(store, compilation.sources))
     return Made(compilation, differences, found, number)
+
+
+def _pull(cache: Cache | None, listener: Listener, store: Store, sources: str) -> None:
+    if cache:
+        _with_cache(listener, lambda: cache.pull(store, sources))
+
+
+def _with_cache(listener: Listener, step: Callable[[], object]) -> None:
+    """A cache that is away or spoilt costs time and nothing else; somebody should know."""
+    try:
+        step()
+    except SpoiltError as error:
+        listener.troubled(f"the cache is not used: {error}")
+    except ConfigErrors as errors:
+        listener.troubled(f"the cache is not used: {errors}")
 
 
 def _look(root: Path) -> Snapshot:

@@ -40,6 +40,7 @@ class Compilation:
 
     `clusters`: the names of the models that each serves. `outputs`: path -> digest of each file that `generated/`
     should hold, the manifest among them; nothing where there are errors. `built`: the models that had to be compiled.
+    `sources`: the hash of all that was compiled.
     """
 
     store: Store
@@ -48,6 +49,7 @@ class Compilation:
     found: list[Diagnostic]
     outputs: dict[str, str] = field(default_factory=dict)
     built: list[str] = field(default_factory=list)
+    sources: str = ""
 
 
 def compile_project(project: Project) -> Compilation:
@@ -68,11 +70,13 @@ def check_project(
     store: Store | None = None,
     changed: Collection[str] | None = None,
     step: Callable[[int, int], None] = lambda _done, _of: None,
+    pull: Callable[[Store, str], None] = lambda _store, _sources: None,
 ) -> Compilation:
     """As `compile_project`, and where there are errors, as much as there is without them.
 
     `changed`: the files that may have changed since the store's last compile; None: any. `step` hears how many of how
-    many models are done. Raises ConfigErrors (E501) and DamagedError where the store fails.
+    many models are done. `pull` may put builds of these sources into the store. Raises ConfigErrors (E501) and
+    DamagedError where the store fails.
     """
     found: list[Diagnostic] = []
     for names in (lambda: project.profiles, lambda: project.models, lambda: project.clusters):
@@ -81,7 +85,7 @@ def check_project(
     if found:
         return Compilation(store, {}, {}, found)
     with store.writing():
-        return _Compile(project, store, step).run(changed)
+        return _Compile(project, store, step, pull).run(changed)
 
 
 class _Models(Mapping[str, Facts]):
@@ -110,6 +114,7 @@ class _Compile:
     project: Project
     store: Store
     step: Callable[[int, int], None]
+    pull: Callable[[Store, str], None]
     layers: Layers = field(init=False)
     digests: dict[str, str] = field(default_factory=dict)
     found: list[Diagnostic] = field(default_factory=list)
@@ -119,6 +124,9 @@ class _Compile:
     def run(self, changed: Collection[str] | None) -> Compilation:
         self.layers = Layers(self.project)
         moved = self._read_sources(changed)
+        sources = keys.key_of(keys.model_inputs((sha, file) for file, sha in sorted(self.digests.items())))
+        if moved:
+            self.pull(self.store, sources)
         self._check_profiles()
         affected = self._affected(moved)
         self._note_sources()
@@ -131,9 +139,8 @@ class _Compile:
         if not has_errors(found):
             found += _unused(models, enabled, clusters)
         found = list(waive(found, self._waivers()))
-        if has_errors(found):
-            return Compilation(self.store, models, clusters, found, built=self.built)
-        return Compilation(self.store, models, clusters, found, self._outputs(), self.built)
+        outputs = {} if has_errors(found) else self._outputs()
+        return Compilation(self.store, models, clusters, found, outputs, self.built, sources)
 
     # What has changed
 

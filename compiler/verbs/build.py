@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from compiler.build import generations
+from compiler.build.cache import cache_at
 from compiler.build.inputs import compared, inputs_now, recorded
 from compiler.build.lock import locked
 from compiler.build.publish import Change, differences, digests_on_disk, read
@@ -33,7 +34,8 @@ def compile_(options: argparse.Namespace) -> int:
     project = project_of(options)
     start = time.perf_counter()
     try:
-        made = make(project.root, _listener(), force=options.force)
+        cache = cache_at(options.cache) if options.cache else None
+        made = make(project.root, _listener(), force=options.force, cache=cache)
     except ConfigErrors as errors:
         print_findings(options, project, errors.diagnostics, {"changes": []}, "nothing was written")
         return WRONG_CONFIG
@@ -64,7 +66,7 @@ def _check(options: argparse.Namespace) -> int:
 def _listener() -> Listener:
     return Listener(
         waiting=lambda process: report.print_failure(f"waiting for another llm-serve (process {process})"),
-        repaired=report.print_failure,
+        troubled=report.print_failure,
     )
 
 

@@ -60,7 +60,7 @@ def _shown(root: Path, made: Made, listener: Listener) -> list[tuple[str, ...]]:
 
     def rows(path: str, old: str, new: str) -> list[tuple[str, ...]]:
         name = path.rpartition("/")[2].removesuffix(".yaml")
-        blobs = with_store(root, listener.repaired, lambda store: (store.blob(old), store.blob(new)))
+        blobs = with_store(root, listener.troubled, lambda store: (store.blob(old), store.blob(new)))
         found = changes(*blobs, path)
         return [(name, setting.partition("].")[2] or setting, was, "->", now) for setting, was, now in found]
 

@@ -71,6 +71,7 @@ HEAVY = {
 """Libraries that cost time or memory to load, or that a laptop does not have."""
 
 HEAVY_IN = {
+    "compiler/build/cache.py": {"boto3"},
     "benchmarks/streams.py": {"aiohttp"},
     "compiler/layering/template.py": {"jinja2"},
     "compiler/source/expression.py": {"jinja2"},
