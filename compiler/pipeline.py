@@ -9,8 +9,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
-from pydantic import TypeAdapter
-
 from compiler.build import keys
 from compiler.build.files import cluster_file, cluster_path, model_file, model_path
 from compiler.build.manifest import entry, manifest
@@ -24,11 +22,9 @@ from compiler.facts import Facts
 from compiler.lint.registry import lint_registry
 from compiler.lint.rules import folded_name
 from compiler.models import check_model_name, collect, compile_model, facts_of, found_through, through
+from compiler.records import dump_facts, dump_found, dump_waivers, load_facts, load_found, load_waivers
 from compiler.source.project import BASE, CLUSTERS, DEFAULTS, REGISTRY, Project
 
-_FACTS = TypeAdapter(Facts)
-_FOUND = TypeAdapter(list[Diagnostic])
-_WAIVERS = TypeAdapter(Waivers)
 _UNREADABLE = "unreadable"
 _FEW = 8
 """So many files are looked for one by one; more in one go through all models."""
@@ -98,7 +94,7 @@ class _Models(Mapping[str, Facts]):
         if name not in self._names:
             raise KeyError(name)
         query = "SELECT facts FROM model JOIN action USING (key) WHERE name = ?"
-        return _FACTS.validate_json(str(self._store.value(query, name)))
+        return load_facts(str(self._store.value(query, name)))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -182,8 +178,7 @@ class _Compile:
         if file in self.unchecked:
             self.layers.get(file)
             found, waivers = self.layers.found_in(file), self.layers.waivers.get(file)
-            noted = _WAIVERS.dump_json(waivers).decode() if waivers and waivers.codes else None
-            row = (file, self.digests[file], _dump(found), noted)
+            row = (file, self.digests[file], dump_found(found), dump_waivers(waivers) if waivers else None)
             self.store.write("INSERT OR REPLACE INTO checked VALUES (?, ?, ?, ?)", [row])
             self.unchecked.discard(file)
 
@@ -227,6 +222,7 @@ class _Compile:
                     " DO UPDATE SET previous = iif(key = '', previous, key), key = excluded.key, found = NULL"
                 )
                 self.store.write(statement, [(name, key)])
+        self.step(len(affected), len(affected))
         return rebuilt
 
     def _build_model(self, name: str) -> str | None:
@@ -252,8 +248,7 @@ class _Compile:
             return None
         facts = facts_of(compiled)
         output = self.store.put(model_file(compiled.model)) if facts.enabled else None
-        found, text = _dump(list(facts.found)), _FACTS.dump_json(facts).decode()
-        made = (output, entry(facts), facts.model_id, facts.enabled, found, text)
+        made = (output, entry(facts), facts.model_id, facts.enabled, dump_found(facts.found), dump_facts(facts))
         self.store.keep(Action(key, keys.compiler_digest(), inputs, *made))
         self.built.append(name)
         return key
@@ -308,7 +303,7 @@ class _Compile:
         if not has_errors([*found, *self.found]):
             files = (model_file(cluster.laid[each].model) if cluster.laid else self._file_of(each) for each in members)
             output = self.store.put(cluster_file(cluster.file or f"{REGISTRY}/", cluster.spec, cluster.members, files))
-        row = (name, output, output, json.dumps(members), _dump(found))
+        row = (name, output, output, json.dumps(members), dump_found(found))
         self.store.write("INSERT INTO cluster VALUES (?, ?, ?, ?, ?)", [row])
         return members
 
@@ -328,15 +323,22 @@ class _Compile:
         if self.store.state("model ids") != known:
             subjects = set(models)
             self.store.note("model ids", known)
-        below = {file for name in subjects for file in models[name].layers[:-1] if file.startswith(f"{REGISTRY}/")}
-        subjects |= {file.removeprefix(f"{REGISTRY}/").removesuffix(".yaml") for file in below} & models.keys()
+        below: set[str] = set()
         for name in sorted(subjects):
             facts = models[name]
-            above = self._standing_on({facts.file}) if facts.dead else set()
-            needed = {path for other in above for path in models[other].needs.get(facts.file, ())}
-            found = [through(facts.file, each) for each in lint_registry(facts, needed, ids)]
-            if found or name not in rebuilt:
-                self.store.write("UPDATE model SET found = ? WHERE name = ?", [(_dump(found), name)])
+            below |= {_name_of(file) for file in facts.layers[:-1] if file.startswith(f"{REGISTRY}/")}
+            self._lint_model(facts, models, ids, is_new=name in rebuilt)
+        for name in sorted(below & models.keys() - subjects):
+            self._lint_model(models[name], models, ids, is_new=False)
+
+    def _lint_model(
+        self, facts: Facts, models: Mapping[str, Facts], ids: dict[str, list[str]], *, is_new: bool
+    ) -> None:
+        above = self._standing_on({facts.file}) if facts.dead else set()
+        needed = {path for other in above for path in models[other].needs.get(facts.file, ())}
+        found = [through(facts.file, each) for each in lint_registry(facts, needed, ids)]
+        if found or not is_new:
+            self.store.write("UPDATE model SET found = ? WHERE name = ?", [(dump_found(found), facts.name)])
 
     def _found_in_files(self) -> list[Diagnostic]:
         return self._loaded("SELECT found FROM checked JOIN source USING (file, digest) WHERE found NOT NULL")
@@ -357,11 +359,11 @@ class _Compile:
         ]
 
     def _loaded(self, query: str) -> list[Diagnostic]:
-        return [each for (text,) in self.store.rows(query) for each in _FOUND.validate_json(str(text))]
+        return [each for (text,) in self.store.rows(query) for each in load_found(str(text))]
 
     def _waivers(self) -> list[Waivers]:
         query = "SELECT waives FROM checked JOIN source USING (file, digest) WHERE waives NOT NULL"
-        return [_WAIVERS.validate_json(str(text)) for (text,) in self.store.rows(query)]
+        return [load_waivers(str(text)) for (text,) in self.store.rows(query)]
 
     # What comes out
 
@@ -374,8 +376,8 @@ class _Compile:
         return {**files, MANIFEST: self.store.put(data)}
 
 
-def _dump(found: list[Diagnostic]) -> str | None:
-    return _FOUND.dump_json(found).decode() if found else None
+def _name_of(file: str) -> str:
+    return file.removeprefix(f"{REGISTRY}/").removesuffix(".yaml")
 
 
 def _unused(

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_
 
 from runtime.engines import ENGINES, engine_named
 from runtime.engines.spec import EngineSpec, InitializerConfig
-from runtime.schema import PATH_PATTERN, Schema, contradiction
+from runtime.schema import PATH_PATTERN, Schema, contradiction, shared
 from runtime.schema.deployment import DeploymentConfig, RuntimeEnv
 from runtime.schema.generation import GenerationConfig
 from runtime.schema.scaling import ScalingConfig
@@ -105,7 +105,7 @@ class ModelConfig(Schema):
     """Generate once before the replica reports ready."""
     initialization: Initialization
     """How to get the model into memory."""
-    generation: GenerationConfig = GenerationConfig()
+    generation: GenerationConfig = shared(GenerationConfig)
     """How the model generates."""
 
     @property
@@ -119,11 +119,11 @@ class ModelSpec(Schema):
 
     enabled: bool = True
     """`false` keeps the file but compiles no application for it."""
-    deployment_config: DeploymentConfig = DeploymentConfig()
+    deployment_config: DeploymentConfig = shared(DeploymentConfig)
     """The Ray Serve deployment."""
     model: Annotated[ModelConfig, Field(alias="model_config")]
     """The model (`model_config` in YAML)."""
-    scaling_config: ScalingConfig = ScalingConfig()
+    scaling_config: ScalingConfig = shared(ScalingConfig)
     """The workers of one replica."""
 
 
@@ -160,7 +160,7 @@ class ModelSettings(Schema):
     """Most words of a prompt."""
     max_waiting_requests: NonNegativeInt
     """Requests that may wait for a slot."""
-    card: ModelCard = ModelCard()
+    card: ModelCard = shared(ModelCard)
     """What `/v1/models` says of the model."""
 
 
@@ -177,7 +177,7 @@ class GatewayModel(Schema):
     """Ray Serve application, for its status."""
     route_prefix: str
     """Where the application listens."""
-    card: ModelCard = ModelCard()
+    card: ModelCard = shared(ModelCard)
     """What `/v1/models` says of the model."""
 
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, JsonValue, PositiveFloat, PositiveInt
 
-from runtime.schema import Schema
+from runtime.schema import Schema, shared
 
 
 class HttpOptions(Schema):
@@ -30,11 +30,11 @@ class ClusterSpec(Schema):
 
     models: Annotated[list[str], Field(min_length=1)]
     """Names of model files, or globs such as `mosaicml--*`."""
-    http: HttpOptions = HttpOptions()
+    http: HttpOptions = shared(HttpOptions)
     """Where Ray's proxies listen."""
     hardware: list[str] = []
     """The hardware profiles of its nodes, such as `hardware/g5`. When left out: all that base/hardware/ has."""
     overlay: dict[str, JsonValue] = {}
     """A layer over every model of the cluster, in the form of a model file: tags and all."""
-    gateway: GatewayOptions = GatewayOptions()
+    gateway: GatewayOptions = shared(GatewayOptions)
     """The gateway application."""

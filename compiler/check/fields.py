@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 from compiler.layering.merge import Rules
 from compiler.source.tree import Entry, Mapping, Scalar
 from runtime.engines import engine_named
-from runtime.schema import MergeBy, Schema
+from runtime.schema import MergeBy, Schema, describe
 
 M = TypeVar("M")
 Path = tuple[str | int, ...]
@@ -74,6 +74,8 @@ def _literals(annotation: Any) -> Iterator[Any]:
 
 def description(schema: type[Schema], loc: Path) -> str | None:
     """What the schema says of a field."""
+    for model in models_at(schema, loc[:-1]):
+        describe(model)
     return next((" ".join(field.description.split()) for field in fields_at(schema, loc) if field.description), None)
 
 

@@ -16,7 +16,7 @@ from compiler.codes import CODES, WAIVABLE
 from compiler.emit import scalar
 from compiler.source.tags import TAGS
 from runtime.application import ModelSpec
-from runtime.schema import LibraryArguments, MergeBy, Schema
+from runtime.schema import LibraryArguments, MergeBy, Schema, describe
 
 NOTICE = "<!-- Generated from {source}: `pytest --snapshot-update` writes it. -->"
 
@@ -81,6 +81,7 @@ def _below(schema: type[Schema], path: str) -> list[str]:
 def _table(schema: type[Schema]) -> Iterator[str]:
     yield "| field | type | default | meaning |"
     yield "|---|---|---|---|"
+    describe(schema)
     for name, field in fields(schema).items():
         meaning = " ".join((field.description or "").split())
         if mark := marker(field, LibraryArguments):

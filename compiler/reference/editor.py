@@ -12,14 +12,14 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from compiler.check.cluster import ClusterSpec
-from compiler.check.fields import DISCRIMINATOR
+from compiler.check.fields import DISCRIMINATOR, every_field, models_in
 from compiler.check.file_keys import FileKeys
 from compiler.clusters import OVERLAY
 from compiler.source.project import BASE, CLUSTERS, REGISTRY
 from compiler.source.tags import TAGS
 from runtime.application import ModelSpec
 from runtime.engines.spec import InitializerConfig
-from runtime.schema import Schema
+from runtime.schema import Schema, describe
 
 Json = dict[str, Any]
 
@@ -91,6 +91,10 @@ def _schema_file(kind: str) -> str:
 
 
 def _of(model: type[Schema], *, override: bool) -> Json:
+    for each in {model, *(below for _, field in every_field(model) for below in models_in(field.annotation))}:
+        describe(each)
+        each.model_rebuild(force=True)
+    model.model_rebuild(force=True)
     schema = model.model_json_schema()
     builder = _Builder(schema.get("$defs", {}), override)
     return {"type": "object", **_docs(schema), **builder.keys(schema)}
@@ -188,6 +192,7 @@ class _Builder:
 
     def _chooser(self, members: dict[str, Json]) -> Json:
         """The discriminator: the members' names in any letter case, and what each member is."""
+        describe(InitializerConfig)
         about = InitializerConfig.model_fields[DISCRIMINATOR].description or ""
         lines = [about, "", *(f"- `{name}`: {_text(member)}" for name, member in members.items())]
         message = _expected([], list(members))

@@ -3,8 +3,9 @@
 import difflib
 import sys
 import textwrap
+import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, NoReturn, get_args
 
 from compiler.codes import Code
 from compiler.diagnostics import Diagnostic, Severity, in_order
@@ -29,6 +30,8 @@ def print_diagnostics(diagnostics: Sequence[Diagnostic], line: SourceLine, outco
 
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from compiler.build.publish import Change  # which loads the schema, and a build with nothing to do does not
 
 Format = Literal["json", "github", "sarif"]
@@ -58,6 +61,27 @@ def print_differences(changes: "Iterable[Change]", number: int, *, diff: bool) -
         print(f"{differ}; run `llm-serve compile` and commit the result", file=sys.stderr)
     elif diff:
         print("generated/ is up to date")
+
+
+class Progress:
+    """A bar for a build that takes more than a second, where somebody looks."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._bar: tqdm[NoReturn] | None = None
+
+    def __call__(self, done: int, of: int) -> None:
+        """`done` of so many models."""
+        if self._bar is None and (time.monotonic() - self._start < 1 or not sys.stderr.isatty()):
+            return
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=of, unit=" models", leave=False, file=sys.stderr)
+        self._bar.update(done - self._bar.n)
+        if done == of:
+            self._bar.close()
+            self._bar = None
 
 
 def print_code(code: str, about: Code) -> None:

@@ -7,14 +7,13 @@ from compiler.diagnostics import ConfigErrors
 from compiler.exits import WRONG_CONFIG
 from compiler.report import printing as report
 from compiler.review.select import NothingSelectedError
-from compiler.verbs import build, edit, reference, review
 from compiler.verbs.project import RefusedError, project_of
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the verb that was parsed; an exit code."""
     try:
-        return VERBS[options.verb](options)
+        return _verbs(options.verb)[options.verb](options)
     except ConfigErrors as errors:
         report.print_diagnostics(errors.diagnostics, project_of(options).line)
         return WRONG_CONFIG
@@ -23,21 +22,17 @@ def run(options: argparse.Namespace) -> int:
         return WRONG_CONFIG
 
 
-VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
-    "compile": build.compile_,
-    "derivation": build.derivation,
-    "explain": review.explain_,
-    "explain-code": reference.explain_code,
-    "fmt": edit.fmt,
-    "gc": build.gc,
-    "generations": build.generations_,
-    "graph": review.graph_,
-    "lint": edit.lint,
-    "ls": review.ls,
-    "new": edit.new,
-    "rollback": build.rollback,
-    "schema": reference.schema,
-    "show": review.show_,
-    "store": build.store,
-    "why-rebuilt": build.why_rebuilt,
-}
+def _verbs(verb: str) -> dict[str, Callable[[argparse.Namespace], int]]:
+    """The verbs of one module, which is loaded only if it is needed."""
+    match verb:
+        case "compile":
+            from compiler.verbs.compile import VERBS
+        case "fmt" | "lint" | "new":
+            from compiler.verbs.edit import VERBS
+        case "explain" | "graph" | "ls" | "show":
+            from compiler.verbs.review import VERBS
+        case "explain-code" | "schema":
+            from compiler.verbs.reference import VERBS
+        case _:
+            from compiler.verbs.build import VERBS
+    return VERBS

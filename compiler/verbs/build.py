@@ -1,73 +1,23 @@
-"""Commands about builds: `compile`, `generations`, `rollback`, `gc`, `store`, `derivation`, `why-rebuilt`."""
+"""Commands about builds: `generations`, `rollback`, `gc`, `store`, `derivation`, `why-rebuilt`."""
 
 import argparse
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from compiler.build import generations
-from compiler.build.cache import cache_at
 from compiler.build.inputs import compared, inputs_now, recorded
 from compiler.build.lock import locked
-from compiler.build.publish import Change, differences, digests_on_disk, read
 from compiler.build.store import Store
-from compiler.diagnostics import ConfigErrors, did_you_mean
-from compiler.exits import DIFFERENT, OK, WRONG_CONFIG
-from compiler.make import Listener, make, restore, with_store
-from compiler.pipeline import compile_project
+from compiler.diagnostics import did_you_mean
+from compiler.exits import OK, WRONG_CONFIG
+from compiler.make import make, restore, with_store
 from compiler.report import printing as report
-from compiler.report.compiled import count, print_changes, print_compiled
+from compiler.report.compiled import count, print_changes
 from compiler.source.project import Project
-from compiler.verbs.project import RefusedError, print_findings, project_of, root_of
-from compiler.verbs.watch import watch
+from compiler.verbs.project import RefusedError, listener, project_of, root_of
 
 T = TypeVar("T")
-
-
-def compile_(options: argparse.Namespace) -> int:
-    """Sources to generated/, or with --check only a comparison."""
-    if options.check:
-        return _check(options)
-    if options.watch:
-        return watch(options, _listener())
-    project = project_of(options)
-    start = time.perf_counter()
-    try:
-        cache = cache_at(options.cache) if options.cache else None
-        made = make(project.root, _listener(), force=options.force, cache=cache)
-    except ConfigErrors as errors:
-        print_findings(options, project, errors.diagnostics, {"changes": []}, "nothing was written")
-        return WRONG_CONFIG
-    seconds = time.perf_counter() - start
-    print_findings(options, project, made.found, {"changes": [each.path for each in made.differences]})
-    if options.format == "human":
-        models, clusters = len(made.compilation.models), len(made.compilation.clusters)
-        print_compiled(models, clusters, seconds, len(made.compilation.built), made.differences)
-    return OK
-
-
-def _check(options: argparse.Namespace) -> int:
-    """What a compile would change, worked out without any cache."""
-    project = project_of(options)
-    try:
-        compilation = compile_project(project)
-    except ConfigErrors as errors:
-        print_findings(options, project, errors.diagnostics, {"changes": []})
-        return WRONG_CONFIG
-    found = differences(digests_on_disk(project.root), compilation.outputs)
-    print_findings(options, project, compilation.found, {"changes": [each.path for each in found]})
-    blob = compilation.store.blob
-    changes = (Change(each.path, read(project.root, each.path), blob(each.new) if each.new else None) for each in found)
-    report.print_differences(changes, len(found), diff=options.format == "human")
-    return DIFFERENT if found else OK
-
-
-def _listener() -> Listener:
-    return Listener(
-        waiting=lambda process: report.print_failure(f"waiting for another llm-serve (process {process})"),
-        troubled=report.print_failure,
-    )
 
 
 def generations_(options: argparse.Namespace) -> int:
@@ -109,7 +59,7 @@ def _as_dict(each: generations.Generation, now: int | None) -> dict[str, object]
 def rollback(options: argparse.Namespace) -> int:
     """generated/ as it was."""
     root = root_of(options)
-    done = restore(root, _listener(), options.number, force=options.force)
+    done = restore(root, listener(), options.number, force=options.force)
     if done is None:
         raise RefusedError(
             f"there is no generation {options.number}; `llm-serve generations` lists them"
@@ -145,7 +95,7 @@ def store(options: argparse.Namespace) -> int:
     if not lines or not options.repair:
         return WRONG_CONFIG if lines else OK
     _with_store(root, Store.forget_damaged)
-    made = make(root, _listener())
+    made = make(root, listener())
     report.print_lines([f"built {count(len(made.compilation.built), 'model')} again"])
     left = _with_store(root, generations.damage)
     report.print_lines(left or ["the store is whole"])
@@ -153,7 +103,7 @@ def store(options: argparse.Namespace) -> int:
 
 
 def _with_store(root: Path, step: Callable[[Store], T]) -> T:
-    with locked(root, _listener().waiting):
+    with locked(root, listener().waiting):
         return with_store(root, report.print_failure, step)
 
 
@@ -197,3 +147,13 @@ def _name(options: argparse.Namespace, project: Project) -> str:
         hint = did_you_mean(name, project.models)
         raise RefusedError(f"there is no model `{options.model}`" + (f"; did you mean `{hint}`?" if hint else ""))
     return name
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "derivation": derivation,
+    "gc": gc,
+    "generations": generations_,
+    "rollback": rollback,
+    "store": store,
+    "why-rebuilt": why_rebuilt,
+}

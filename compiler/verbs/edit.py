@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from compiler.build.publish import Change, publish
@@ -85,3 +86,10 @@ def _relative(project: Project, file: str) -> str:
     if not path.is_relative_to(project.root.resolve()):
         raise RefusedError(f"{file} is not a file of this project")
     return path.relative_to(project.root.resolve()).as_posix()
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "fmt": fmt,
+    "lint": lint,
+    "new": new,
+}

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from compiler.diagnostics import Diagnostic
+from compiler.make import Listener
 from compiler.report import printing as report
 from compiler.source.project import Project, find_root
 
@@ -40,3 +41,12 @@ def print_findings(
     prefix = os.path.relpath(project.root)
     way = "" if prefix == "." else f"{Path(prefix).as_posix()}/"
     report.print_for_machines(found, options.format, way, result)
+
+
+def listener() -> Listener:
+    """What is said of a build as it goes on."""
+    return Listener(
+        waiting=lambda process: report.print_failure(f"waiting for another llm-serve (process {process})"),
+        step=report.Progress(),
+        troubled=report.print_failure,
+    )

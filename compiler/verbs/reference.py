@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from collections.abc import Callable
 
 from compiler.build.publish import Change, publish
 from compiler.codes import CODES
@@ -39,3 +40,9 @@ def explain_code(options: argparse.Namespace) -> int:
         raise RefusedError(f"there is no code `{options.code}`" + (f"; did you mean `{hint}`?" if hint else ""))
     report.print_code(code, CODES[code])
     return OK
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "explain-code": explain_code,
+    "schema": schema,
+}

@@ -1,6 +1,7 @@
 """Commands that only look: `explain`, `show`, `ls`, `graph`."""
 
 import argparse
+from collections.abc import Callable
 
 from compiler.build.files import model_path
 from compiler.build.publish import digests_on_disk
@@ -138,3 +139,11 @@ def graph_(options: argparse.Namespace) -> int:
     draw = {"text": graph.text, "dot": graph.dot, "mermaid": graph.mermaid}[options.format]
     report.print_lines(draw([each.file for each in chosen], edges))
     return OK
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "explain": explain_,
+    "graph": graph_,
+    "ls": ls,
+    "show": show_,
+}

@@ -4,11 +4,16 @@ A field is one line with a docstring that says what it is, its unit and where it
 the editor schema and the errors derive from it. Defaults here are the last word below `base/defaults.yaml`.
 """
 
+import ast
+import inspect
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 PATH_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*$"
@@ -49,6 +54,27 @@ class Schema(BaseModel):
         strict=True,
         frozen=True,
         allow_inf_nan=False,
-        use_attribute_docstrings=True,
         validate_default=True,
+        defer_build=True,  # a validator for each section that is never used alone takes longer than a compile
     )
+
+
+def shared(section: Callable[[], Any]) -> Any:
+    """The default of a section that is left out: its fields' own. Made once, when it is first needed."""
+    return Field(default_factory=cache(section))
+
+
+@cache
+def describe(model: type[Schema]) -> None:
+    """Give the fields of a model the docstrings that follow them as descriptions. Reads sources: only where asked.
+
+    A class that was made without a source file has none.
+    """
+    for owner in reversed(model.__mro__):
+        if not issubclass(owner, Schema) or owner is Schema:
+            continue
+        (body,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+        assert isinstance(body, ast.ClassDef)
+        for field, text in pairwise(body.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(field.target, ast.Name):
+                model.model_fields[field.target.id].description = inspect.cleandoc(ast.literal_eval(text.value))

@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from runtime.schema import MergeBy, Schema, contradiction
+from runtime.schema import MergeBy, Schema, contradiction, shared
 
 Amount = Annotated[float, Field(ge=0, le=1e6)]
 """CPUs, GPUs: nobody has a million."""
@@ -162,11 +162,11 @@ class DeploymentConfig(Schema):
 
     library = "deployment"
 
-    autoscaling_config: AutoscalingConfig | None = AutoscalingConfig()
+    autoscaling_config: AutoscalingConfig | None = shared(AutoscalingConfig)
     """Autoscaling. `null` together with `num_replicas` fixes the number."""
     num_replicas: PositiveInt | None = None
     """A fixed number of replicas, instead of autoscaling."""
-    ray_actor_options: RayActorOptions = RayActorOptions()
+    ray_actor_options: RayActorOptions = shared(RayActorOptions)
     """Resources of the replica actor."""
     max_ongoing_requests: PositiveInt | None = None
     """Requests that Ray sends to one replica at a time. When left out: the slots, the waiting places and a few

@@ -15,7 +15,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from runtime.schema import Schema, contradiction
+from runtime.schema import Schema, contradiction, shared
 
 Temperature = Annotated[float, Field(ge=0, le=100)]
 TopP = Annotated[float, Field(gt=0, le=1)]
@@ -96,7 +96,7 @@ class GenerationConfig(Schema):
     batch_wait_timeout_s: NonNegativeFloat = 0.0
     """Seconds that an idle engine waits for more requests before it starts a batch. Requests join a running
     batch at once, so more than 0 pays only for engines that cannot."""
-    generate_kwargs: GenerateKwargs = GenerateKwargs()
+    generate_kwargs: GenerateKwargs = shared(GenerateKwargs)
     """Defaults of the sampling parameters."""
     prompt_format: Annotated[str | None, AfterValidator(_has_instruction)] = None
     """Wraps a user's message; must be empty or contain `{instruction}`. Empty: the model's own chat template."""

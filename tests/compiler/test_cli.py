@@ -114,7 +114,7 @@ def test_a_bug_of_ours_is_70_and_no_traceback(project: Path, monkeypatch, capsys
     def bug(*_: object, **__: object) -> None:
         raise KeyError("oops")
 
-    monkeypatch.setattr("compiler.verbs.build.make", bug)
+    monkeypatch.setattr("compiler.verbs.compile.make", bug)
     assert run("compile") == exits.OUR_BUG
     printed = capsys.readouterr().err
     assert "internal error: KeyError: 'oops'" in printed and "Traceback" not in printed

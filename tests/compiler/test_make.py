@@ -25,7 +25,7 @@ from tests.compiler import child
 from tests.compiler.support import write
 
 REPO = Path(__file__).resolve().parents[2]
-PROJECTS, EDITS = 60, 12
+PROJECTS, EDITS = 30, 12
 KILLS = 300
 
 Files = dict[str, str]

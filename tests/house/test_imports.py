@@ -34,6 +34,7 @@ LAYERS = {
         ("compiler.build",),
         ("compiler.models",),
         ("compiler.clusters",),
+        ("compiler.records",),
         ("compiler.pipeline",),
         ("compiler.reference",),
         ("compiler.review",),

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from runtime.engines.spec import EngineSpec, InitializerConfig
-from runtime.schema import PATH_PATTERN, Schema
+from runtime.schema import PATH_PATTERN, Schema, shared
 
 
 class LlamaKwargs(Schema):
@@ -42,7 +42,7 @@ class LlamaCpp(InitializerConfig):
     model_filename: Annotated[str, Field(pattern=PATH_PATTERN)] | None = None
     """The file in the model's repository to load, such as `model-Q4_K_M.gguf`. May be left out where the
     repository has only one .gguf file."""
-    model_init_kwargs: LlamaKwargs = LlamaKwargs()
+    model_init_kwargs: LlamaKwargs = shared(LlamaKwargs)
     """Arguments of `Llama()`."""
 
 

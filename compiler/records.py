@@ -1,0 +1,92 @@
+"""Findings and facts as JSON, for the store: a list for each thing, its fields in their order."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from compiler.check.waivers import Waivers
+from compiler.diagnostics import Diagnostic, Fix, Label, Span
+from compiler.facts import Ask, Facts, Mention
+
+
+def dump_found(found: Sequence[Diagnostic]) -> str | None:
+    """Some findings; None for none."""
+    return _dump([_diagnostic(each) for each in found]) if found else None
+
+
+def load_found(text: str) -> list[Diagnostic]:
+    """What `dump_found` made a text of."""
+    return [_to_diagnostic(row) for row in json.loads(text)]
+
+
+def dump_facts(facts: Facts) -> str:
+    """The facts of a model."""
+    row = [getattr(facts, name) for name in _PLAIN_FACTS]
+    asks = [(each.of_worker, each.name, _span(each.span)) for each in facts.asks]
+    mentions = [(each.words, each.key, _label(each.place), _label(each.model_id_place)) for each in facts.mentions]
+    found, dead = ([_diagnostic(each) for each in group] for group in (facts.found, facts.dead))
+    return _dump([*row, _span(facts.id_span), asks, mentions, found, dead, facts.needs])
+
+
+def load_facts(text: str) -> Facts:
+    """What `dump_facts` made a text of."""
+    *row, id_span, asks, mentions, found, dead, needs = json.loads(text)
+    plain = dict(zip(_PLAIN_FACTS, row, strict=True))
+    return Facts(
+        **{**plain, "own_ids": tuple(plain["own_ids"]), "layers": tuple(plain["layers"])},
+        id_span=Span(*id_span),
+        asks=tuple(Ask(of_worker, name, Span(*span)) for of_worker, name, span in asks),
+        mentions=tuple(Mention(tuple(words), key, _to_label(at), _to_label(own)) for words, key, at, own in mentions),
+        found=tuple(map(_to_diagnostic, found)),
+        dead=tuple(map(_to_diagnostic, dead)),
+        needs={file: tuple(map(tuple, paths)) for file, paths in needs.items()},
+    )
+
+
+_PLAIN_FACTS = ("name", "file", "enabled", "model_id", "own_ids", "card", "layers", "effective", "engine", "gpus")
+
+
+def dump_waivers(waivers: Waivers) -> str | None:
+    """What a file waives; None for nothing."""
+    return _dump([waivers.file, {code: _span(span) for code, span in waivers.codes.items()}]) if waivers.codes else None
+
+
+def load_waivers(text: str) -> Waivers:
+    """What `dump_waivers` made a text of."""
+    file, codes = json.loads(text)
+    return Waivers(file, {code: Span(*span) for code, span in codes.items()})
+
+
+def _dump(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _span(span: Span) -> list[Any]:
+    return [span.file, span.line, span.column, span.end_line, span.end_column]
+
+
+def _label(label: Label | None) -> list[Any] | None:
+    return [_span(label.span), label.text] if label else None
+
+
+def _to_label(row: list[Any]) -> Label:
+    return Label(Span(*row[0]), row[1])
+
+
+def _diagnostic(each: Diagnostic) -> list[Any]:
+    fix = each.fix and [each.fix.remove, each.fix.put]
+    others = [_label(label) for label in each.secondary]
+    return [each.code, each.message, _label(each.primary), others, each.help, each.compiling, fix]
+
+
+def _to_diagnostic(row: list[Any]) -> Diagnostic:
+    code, message, primary, others, advice, compiling, fix = row
+    return Diagnostic(
+        code,
+        message,
+        primary and _to_label(primary),
+        tuple(map(_to_label, others)),
+        advice,
+        tuple(compiling),
+        fix and Fix(tuple(fix[0]), tuple((tuple(path), value) for path, value in fix[1])),
+    )

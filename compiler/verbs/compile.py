@@ -1,0 +1,58 @@
+"""`compile`, and `compile --check`."""
+
+import argparse
+import time
+from collections.abc import Callable
+
+from compiler.build.cache import cache_at
+from compiler.build.publish import Change, differences, digests_on_disk, read
+from compiler.diagnostics import ConfigErrors
+from compiler.exits import DIFFERENT, OK, WRONG_CONFIG
+from compiler.make import make
+from compiler.pipeline import compile_project
+from compiler.report import printing as report
+from compiler.report.compiled import print_compiled
+from compiler.verbs.project import listener, print_findings, project_of
+
+
+def compile_(options: argparse.Namespace) -> int:
+    """Sources to generated/, or with --check only a comparison."""
+    if options.check:
+        return _check(options)
+    if options.watch:
+        from compiler.verbs.watch import watch
+
+        return watch(options, listener())
+    project = project_of(options)
+    start = time.perf_counter()
+    try:
+        cache = cache_at(options.cache) if options.cache else None
+        made = make(project.root, listener(), force=options.force, cache=cache)
+    except ConfigErrors as errors:
+        print_findings(options, project, errors.diagnostics, {"changes": []}, "nothing was written")
+        return WRONG_CONFIG
+    seconds = time.perf_counter() - start
+    print_findings(options, project, made.found, {"changes": [each.path for each in made.differences]})
+    if options.format == "human":
+        models, clusters = len(made.compilation.models), len(made.compilation.clusters)
+        print_compiled(models, clusters, seconds, len(made.compilation.built), made.differences)
+    return OK
+
+
+def _check(options: argparse.Namespace) -> int:
+    """What a compile would change, worked out without any cache."""
+    project = project_of(options)
+    try:
+        compilation = compile_project(project)
+    except ConfigErrors as errors:
+        print_findings(options, project, errors.diagnostics, {"changes": []})
+        return WRONG_CONFIG
+    found = differences(digests_on_disk(project.root), compilation.outputs)
+    print_findings(options, project, compilation.found, {"changes": [each.path for each in found]})
+    blob = compilation.store.blob
+    changes = (Change(each.path, read(project.root, each.path), blob(each.new) if each.new else None) for each in found)
+    report.print_differences(changes, len(found), diff=options.format == "human")
+    return DIFFERENT if found else OK
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], int]] = {"compile": compile_}
