@@ -91,10 +91,12 @@ def _schema_file(kind: str) -> str:
 
 
 def _of(model: type[Schema], *, override: bool) -> Json:
-    for each in {model, *(below for _, field in every_field(model) for below in models_in(field.annotation))}:
+    inner = [each for _, field in every_field(model) for each in models_in(field.annotation)]
+    sections = list(dict.fromkeys([model, *inner]))
+    for each in sections:
         describe(each)
+    for each in reversed(sections):  # the inner ones first: an outer one takes them as they are
         each.model_rebuild(force=True)
-    model.model_rebuild(force=True)
     schema = model.model_json_schema()
     builder = _Builder(schema.get("$defs", {}), override)
     return {"type": "object", **_docs(schema), **builder.keys(schema)}
