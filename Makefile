@@ -41,8 +41,9 @@ lint: setup  ## ruff, mypy --strict, and that generated/ is current
 	@$(BIN)/mypy
 	@$(BIN)/llm-serve compile --check > /dev/null
 
-bench: setup  ## figures: whole commands; streams through Ray Serve next to the engine alone (needs `make demo`)
-	@$(BIN)/python -m benchmarks.commands
+bench: setup  ## figures: builds next to other tools; streams through Ray Serve next to the engine (needs `make demo`)
+	@$(PYTHON) demo/environment.py bench
+	@$(BIN)/python -m benchmarks.builds --sizes 100 1000 10000
 	@$(BIN)/python -m benchmarks.streams
 
 clean:  ## remove what setup and the tools have made

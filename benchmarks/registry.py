@@ -118,7 +118,9 @@ def layers(models: int, seed: int = 1) -> dict[str, Tree]:
     for engine in ENGINES:
         files[f"base/engines/{engine}"] = {"model_config": {"initialization": {"initializer": INITIALIZERS[engine]}}}
     for family in range(FAMILIES):
-        kwargs = {"temperature": 0.1 + family / 100, "top_p": 0.5 + family / 100, "max_new_tokens": 256 + family}
+        # five digits, of which a model's own values have four: none says by chance what it inherits
+        kwargs = {"temperature": 0.10005 + family / 100, "top_p": 0.50005 + family / 100}
+        kwargs |= {"max_new_tokens": 256 + family}
         files[f"base/families/family-{family}"] = {
             "extends": f"engines/{ENGINES[family % len(ENGINES)]}",
             "model_config": {"generation": {"generate_kwargs": kwargs, "max_batch_size": 8 + family}},

@@ -119,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     how = compile_.add_mutually_exclusive_group()
     how.add_argument("--check", action="store_true", help="write nothing; exit 2 with a diff on any difference")
     how.add_argument("--watch", action="store_true", help="compile again at each save, and say what that changes")
+    compile_.add_argument("--jobs", type=_jobs, default=1, metavar="N", help="processes for a large build (default: 1)")
     compile_.add_argument(
         "--cache",
         metavar="DIR|s3://BUCKET/PREFIX",
@@ -184,6 +185,10 @@ def _build_verbs(verbs: "argparse._SubParsersAction[_Parser]") -> None:
     store = _verb(verbs, "store", "look after .llm-serve/store.db", ())
     store.add_argument("what", choices=("verify",), help="verify: compare everything in it with its hash")
     store.add_argument("--repair", action="store_true", help="drop what is wrong and build it again")
+
+
+def _jobs(text: str) -> int:
+    return max(1, _count(text))
 
 
 def _count(text: str) -> int:

@@ -17,7 +17,7 @@ from compiler.build.revision import revision
 from compiler.build.snapshot import Snapshot
 from compiler.build.store import DamagedError, Store
 from compiler.diagnostics import ConfigErrors, Diagnostic, has_errors
-from compiler.pipeline import Compilation, check_project
+from compiler.pipeline import Compilation, Settings, check_project
 from compiler.source.project import Project
 
 T = TypeVar("T")
@@ -42,16 +42,21 @@ class Listener:
     troubled: Callable[[str], None] = lambda _problem: None
 
 
-def make(root: Path, listener: Listener, *, force: bool = False, cache: Cache | None = None) -> Made:
-    """Compile, and write what differs; `force`: also over what has been edited by hand.
-
-    What `cache` has is not built, and what was built goes there. Raises ConfigErrors with all findings: nothing is
-    written then.
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How. `force`: write over what has been edited by hand too. `cache`: what it has is not built, and what was built
+    goes there. `jobs`: processes that build.
     """
+
+    force: bool = False
+    cache: Cache | None = None
+    jobs: int = 1
+
+
+def make(root: Path, listener: Listener, way: Way | None = None) -> Made:
+    """Compile, and write what differs. Raises ConfigErrors with all findings: nothing is written then."""
     with locked(root, listener.waiting):
-        return with_store(
-            root, listener.troubled, lambda store: _make(Project(root), store, listener, force=force, cache=cache)
-        )
+        return with_store(root, listener.troubled, lambda store: _make(Project(root), store, listener, way or Way()))
 
 
 def restore(root: Path, listener: Listener, number: int | None, *, force: bool = False) -> list[Difference] | None:
@@ -85,15 +90,17 @@ def with_store(root: Path, troubled: Callable[[str], None], step: Callable[[Stor
         store.close()
 
 
-def _make(project: Project, store: Store, listener: Listener, *, force: bool, cache: Cache | None) -> Made:
+def _make(project: Project, store: Store, listener: Listener, way: Way) -> Made:
     root = project.root
     taken, now, last = snapshot.now_ns(), _look(root), snapshot.last(str(root))
     changed = last.changed(now) if last.lines else None
-    compilation = check_project(project, store, changed, listener.step, partial(_pull, cache, listener))
+    compilation = check_project(
+        project, store, Settings(changed, listener.step, partial(_pull, way.cache, listener), way.jobs)
+    )
     if has_errors(compilation.found):
         raise ConfigErrors(compilation.found)
     disk = publish.digests_on_disk(root, _unchanged(store, now, changed))
-    differences, foreign = publish.ours(root, store, publish.differences(disk, compilation.outputs), force=force)
+    differences, foreign = publish.ours(root, store, publish.differences(disk, compilation.outputs), force=way.force)
     found = [*compilation.found, *foreign]
     if has_errors(found):
         raise ConfigErrors(found)
@@ -104,6 +111,7 @@ def _make(project: Project, store: Store, listener: Listener, *, force: bool, ca
         snapshot.keep(
             str(root), now, taken, [each.path for each in differences], "" if found else _summary(compilation)
         )
+    cache = way.cache
     if cache and compilation.built:
         _with_cache(listener, lambda: cache.push(store, compilation.sources))
     return Made(compilation, differences, found, number)

@@ -7,13 +7,14 @@ everything; either way the outcome is the same.
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 
+from compiler.attempt import Attempt, attempt, attempts_in_processes
 from compiler.build import keys
 from compiler.build.files import cluster_file, cluster_path, model_file, model_path
-from compiler.build.manifest import entry, manifest
+from compiler.build.manifest import manifest
 from compiler.build.places import MANIFEST
-from compiler.build.store import Action, Store
+from compiler.build.store import Store
 from compiler.check.layers import Layers
 from compiler.check.waivers import Waivers, waive
 from compiler.clusters import check_hardware, cluster_names, compile_cluster, offered_hardware
@@ -21,13 +22,15 @@ from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span, has_erro
 from compiler.facts import Facts
 from compiler.lint.registry import lint_registry
 from compiler.lint.rules import folded_name
-from compiler.models import check_model_name, collect, compile_model, facts_of, found_through, through
-from compiler.records import dump_facts, dump_found, dump_waivers, load_facts, load_found, load_waivers
+from compiler.models import collect, through
+from compiler.records import dump_found, dump_waivers, load_facts, load_found, load_waivers
 from compiler.source.project import BASE, CLUSTERS, DEFAULTS, REGISTRY, Project
 
 _UNREADABLE = "unreadable"
 _FEW = 8
 """So many files are looked for one by one; more in one go through all models."""
+_MANY = 500
+"""So many models are worth the start of other processes, each of which takes half a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +64,24 @@ def outputs(compilation: Compilation) -> dict[str, bytes]:
     return {path: compilation.store.blob(digest) for path, digest in compilation.outputs.items()}
 
 
-def check_project(
-    project: Project,
-    store: Store | None = None,
-    changed: Collection[str] | None = None,
-    step: Callable[[int, int], None] = lambda _done, _of: None,
-    pull: Callable[[Store, str], None] = lambda _store, _sources: None,
-) -> Compilation:
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to compile. `changed`: the files that may have changed since the store's last compile; None: any.
+
+    `step` hears how many of how many models are done. `pull` may put builds of the sources of that hash into the
+    store. `jobs`: processes that build, when there is much to build.
+    """
+
+    changed: Collection[str] | None = None
+    step: Callable[[int, int], None] = lambda _done, _of: None
+    pull: Callable[[Store, str], None] = lambda _store, _sources: None
+    jobs: int = 1
+
+
+def check_project(project: Project, store: Store | None = None, settings: Settings | None = None) -> Compilation:
     """As `compile_project`, and where there are errors, as much as there is without them.
 
-    `changed`: the files that may have changed since the store's last compile; None: any. `step` hears how many of how
-    many models are done. `pull` may put builds of these sources into the store. Raises ConfigErrors (E501) and
-    DamagedError where the store fails.
+    Raises ConfigErrors (E501) and DamagedError where the store fails.
     """
     found: list[Diagnostic] = []
     for names in (lambda: project.profiles, lambda: project.models, lambda: project.clusters):
@@ -81,7 +90,7 @@ def check_project(
     if found:
         return Compilation(store, {}, {}, found)
     with store.writing():
-        return _Compile(project, store, step, pull).run(changed)
+        return _Compile(project, store, settings or Settings()).run()
 
 
 class _Models(Mapping[str, Facts]):
@@ -109,20 +118,18 @@ class _Compile:
 
     project: Project
     store: Store
-    step: Callable[[int, int], None]
-    pull: Callable[[Store, str], None]
+    settings: Settings
     layers: Layers = field(init=False)
     digests: dict[str, str] = field(default_factory=dict)
     found: list[Diagnostic] = field(default_factory=list)
     built: list[str] = field(default_factory=list)
-    unchecked: set[str] = field(default_factory=set)
 
-    def run(self, changed: Collection[str] | None) -> Compilation:
+    def run(self) -> Compilation:
         self.layers = Layers(self.project)
-        moved = self._read_sources(changed)
+        moved = self._read_sources(self.settings.changed)
         sources = keys.key_of(keys.model_inputs((sha, file) for file, sha in sorted(self.digests.items())))
         if moved:
-            self.pull(self.store, sources)
+            self.settings.pull(self.store, sources)
         self._check_profiles()
         affected = self._affected(moved)
         self._note_sources()
@@ -169,18 +176,15 @@ class _Compile:
         """Each profile by itself, used or not."""
         self.store.write("DELETE FROM checked WHERE digest = ?", [(_UNREADABLE,)])
         known = set(self.store.rows("SELECT file, digest FROM checked"))
-        self.unchecked = {file for file, sha in self.digests.items() if (file, sha) not in known}
         for name in self.project.profiles:
-            self._check_file(f"{BASE}/{name}.yaml")
+            file = f"{BASE}/{name}.yaml"
+            if (file, self.digests[file]) not in known:
+                self.layers.get(file)
+                self._note_checked(file, self.layers.found_in(file), self.layers.waivers.get(file))
 
-    def _check_file(self, file: str) -> None:
-        """A file by itself, unless that was done."""
-        if file in self.unchecked:
-            self.layers.get(file)
-            found, waivers = self.layers.found_in(file), self.layers.waivers.get(file)
-            row = (file, self.digests[file], dump_found(found), dump_waivers(waivers) if waivers else None)
-            self.store.write("INSERT OR REPLACE INTO checked VALUES (?, ?, ?, ?)", [row])
-            self.unchecked.discard(file)
+    def _note_checked(self, file: str, found: list[Diagnostic], waivers: Waivers | None) -> None:
+        row = (file, self.digests[file], dump_found(found), dump_waivers(waivers) if waivers else None)
+        self.store.write("INSERT OR REPLACE INTO checked VALUES (?, ?, ?, ?)", [row])
 
     def _affected(self, moved: set[str]) -> list[str]:
         """The models that have to be looked at again."""
@@ -210,48 +214,33 @@ class _Compile:
     def _build_models(self, affected: list[str]) -> set[str]:
         """Build them; the names of those that are not what they were."""
         rebuilt = set()
-        for number, name in enumerate(affected):
-            self.step(number, len(affected))
-            before = self.store.value("SELECT key FROM model WHERE name = ?", name)
-            key = collect(self.found, partial(self._build_model, name)) or ""
-            self.layers.release(f"{REGISTRY}/{name}.yaml")
-            if key != before:
-                rebuilt.add(name)
+        for number, made in enumerate(self._attempts(affected)):
+            self.settings.step(number, len(affected))
+            self._note_checked(f"{REGISTRY}/{made.name}.yaml", made.found, made.waivers)
+            self.found += made.errors
+            if made.data:
+                self.store.put(made.data)
+            if made.action:
+                self.store.keep(made.action)
+                self.built.append(made.name)
+            if made.key != self.store.value("SELECT key FROM model WHERE name = ?", made.name):
+                rebuilt.add(made.name)
                 statement = (
                     "INSERT INTO model VALUES (?, ?, NULL, NULL) ON CONFLICT (name)"
                     " DO UPDATE SET previous = iif(key = '', previous, key), key = excluded.key, found = NULL"
                 )
-                self.store.write(statement, [(name, key)])
-        self.step(len(affected), len(affected))
+                self.store.write(statement, [(made.name, made.key)])
+        self.settings.step(len(affected), len(affected))
         return rebuilt
 
-    def _build_model(self, name: str) -> str | None:
-        """Build a model, unless that was done; the key. None where its files are at fault. Raises ConfigErrors."""
-        file = f"{REGISTRY}/{name}.yaml"
-        self._check_file(file)
-        check_model_name(name, file)
-        with found_through(file):
-            try:
-                order = self.layers.order(file)
-            except ConfigErrors as errors:
-                for each in errors.diagnostics:  # which a file below may have by itself, and is told of there
-                    self._check_file(each.primary.span.file if each.primary else file)
-                known = self._known_before | set(self.layers.found)
-                raise ConfigErrors(each for each in errors.diagnostics if each not in known) from errors
-        inputs = keys.model_inputs((self.digests[layer], layer) for layer in order)
-        key = keys.key_of(inputs)
+    def _attempts(self, names: list[str]) -> Iterator[Attempt]:
+        if self.settings.jobs > 1 and len(names) >= _MANY:
+            return attempts_in_processes(self.project.root, self.digests, names, self.settings.jobs)
+        return (attempt(self.layers, self.digests, name, self._is_done) for name in names)
+
+    def _is_done(self, key: str) -> bool:
         done = self.store.action(key)
-        if done is not None and (done.output is None or self.store.has(done.output)):
-            return key
-        compiled = compile_model(self.layers, name)
-        if compiled is None:
-            return None
-        facts = facts_of(compiled)
-        output = self.store.put(model_file(compiled.model)) if facts.enabled else None
-        made = (output, entry(facts), facts.model_id, facts.enabled, dump_found(facts.found), dump_facts(facts))
-        self.store.keep(Action(key, keys.compiler_digest(), inputs, *made))
-        self.built.append(name)
-        return key
+        return done is not None and (done.output is None or self.store.has(done.output))
 
     def _names(self, condition: str) -> list[str]:
         query = f"SELECT name FROM model JOIN action USING (key) {condition} ORDER BY name"  # noqa: S608 (our own text)
@@ -342,11 +331,6 @@ class _Compile:
 
     def _found_in_files(self) -> list[Diagnostic]:
         return self._loaded("SELECT found FROM checked JOIN source USING (file, digest) WHERE found NOT NULL")
-
-    @cached_property
-    def _known_before(self) -> set[Diagnostic]:
-        """What was found in files that this compile does not read."""
-        return set(self._found_in_files())
 
     def _all_found(self) -> list[Diagnostic]:
         of_models = "SELECT {}.found FROM model JOIN action USING (key) WHERE {}.found NOT NULL"

@@ -8,7 +8,7 @@ from compiler.build.cache import cache_at
 from compiler.build.publish import Change, differences, digests_on_disk, read
 from compiler.diagnostics import ConfigErrors
 from compiler.exits import DIFFERENT, OK, WRONG_CONFIG
-from compiler.make import make
+from compiler.make import Way, make
 from compiler.pipeline import compile_project
 from compiler.report import printing as report
 from compiler.report.compiled import print_compiled
@@ -22,12 +22,11 @@ def compile_(options: argparse.Namespace) -> int:
     if options.watch:
         from compiler.verbs.watch import watch
 
-        return watch(options, listener())
+        return watch(project_of(options).root, listener(), way_of(options))
     project = project_of(options)
     start = time.perf_counter()
     try:
-        cache = cache_at(options.cache) if options.cache else None
-        made = make(project.root, listener(), force=options.force, cache=cache)
+        made = make(project.root, listener(), way_of(options))
     except ConfigErrors as errors:
         print_findings(options, project, errors.diagnostics, {"changes": []}, "nothing was written")
         return WRONG_CONFIG
@@ -37,6 +36,11 @@ def compile_(options: argparse.Namespace) -> int:
         models, clusters = len(made.compilation.models), len(made.compilation.clusters)
         print_compiled(models, clusters, seconds, len(made.compilation.built), made.differences)
     return OK
+
+
+def way_of(options: argparse.Namespace) -> Way:
+    """How to compile, by the command line. Raises ConfigErrors where the cache cannot be used."""
+    return Way(options.force, cache_at(options.cache) if options.cache else None, options.jobs)
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -1,18 +1,16 @@
 """`compile --watch`: a compile at each save, and what it has changed."""
 
-import argparse
 import time
 from datetime import datetime
 from pathlib import Path
 
 from compiler.build.places import GENERATED
 from compiler.diagnostics import ConfigErrors
-from compiler.make import Listener, Made, make, with_store
+from compiler.make import Listener, Made, Way, make, with_store
 from compiler.report import printing as report
 from compiler.report.compiled import count
 from compiler.review.changes import changes
 from compiler.source.project import BASE, REGISTRY, Project
-from compiler.verbs.project import root_of
 
 _QUIET_MS = 20
 """So long nothing must happen before a save counts as done: editors write in several steps."""
@@ -20,27 +18,26 @@ _SHOWN = 10
 """Of so many models the changed settings are shown."""
 
 
-def watch(options: argparse.Namespace, listener: Listener) -> int:
+def watch(root: Path, listener: Listener, way: Way) -> int:
     """Compile now and at each change of the sources, until interrupted."""
     from watchfiles import watch as changed  # only this command needs it
 
-    root = root_of(options)
     folders = [root / folder for folder in (BASE, REGISTRY) if (root / folder).is_dir()]
     # it yields nothing each tenth of a second: the first time says that it listens, so that no save is missed
     looks = changed(*folders, step=_QUIET_MS, debounce=_QUIET_MS * 10, rust_timeout=100, yield_on_timeout=True)
     for number, saved in enumerate(looks):
         if saved or not number:
-            _compile(root, listener, force=options.force)
+            _compile(root, listener, way)
         if not number:
             names = " and ".join(f"{folder.name}/" for folder in folders)
             report.print_lines([f"watching {names}; Ctrl-C ends it"], flush=True)
     return 0
 
 
-def _compile(root: Path, listener: Listener, *, force: bool) -> None:
+def _compile(root: Path, listener: Listener, way: Way) -> None:
     start, at = time.perf_counter(), datetime.now().astimezone().strftime("%H:%M:%S")
     try:
-        made = make(root, listener, force=force)
+        made = make(root, listener, way)
     except ConfigErrors as errors:
         report.print_diagnostics(errors.diagnostics, Project(root).line, "nothing was written")
         return

@@ -19,7 +19,7 @@ from compiler.build.store import Store
 from compiler.cli import main
 from compiler.diagnostics import ConfigErrors
 from compiler.make import Listener, Made, make
-from compiler.pipeline import check_project, outputs
+from compiler.pipeline import Settings, check_project, outputs
 from compiler.source.project import Project
 from tests.compiler import child
 from tests.compiler.support import write
@@ -143,6 +143,23 @@ def test_after_any_edits_a_build_is_as_one_from_nothing(tmp_path: Path) -> None:
 
 def as_text(found: object) -> list[str]:
     return sorted(map(repr, found))  # type: ignore[call-overload]
+
+
+def test_several_processes_build_the_same(tmp_path: Path) -> None:
+    """So many models that other processes are worth it, some with findings, two with errors."""
+    files = {"base/defaults.yaml": "model_config: {initialization: {initializer: {type: vLLM}}}\n"}
+    for number in range(520):
+        own = f"max_input_words: {number % 500}"  # 0 is an error
+        files[f"registry/m{number:03}.yaml"] = f"model_config: {{model_id: acme/m{number:03}, {own}}}\n"
+    write(tmp_path, files)
+    alone, together = (check_project(Project(tmp_path), None, Settings(jobs=jobs)) for jobs in (1, 2))
+    assert as_text(alone.found) == as_text(together.found)
+    assert sum(each.code == "E304" for each in alone.found) == 2
+    for name in ("m000", "m500"):
+        (tmp_path / f"registry/{name}.yaml").unlink()
+    alone, together = (check_project(Project(tmp_path), None, Settings(jobs=jobs)) for jobs in (1, 2))
+    assert outputs(alone) == outputs(together)
+    assert len(together.built) == 518
 
 
 # What is written

@@ -35,6 +35,7 @@ LAYERS = {
         ("compiler.models",),
         ("compiler.clusters",),
         ("compiler.records",),
+        ("compiler.attempt",),
         ("compiler.pipeline",),
         ("compiler.reference",),
         ("compiler.review",),

@@ -1,0 +1,94 @@
+"""One model's build, by itself: in this process, or in several at once."""
+
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from compiler.build import keys
+from compiler.build.files import model_file
+from compiler.build.manifest import entry
+from compiler.build.store import Action
+from compiler.check.layers import Layers
+from compiler.check.waivers import Waivers
+from compiler.diagnostics import ConfigErrors, Diagnostic
+from compiler.models import check_model_name, compile_model, facts_of, found_through
+from compiler.records import dump_facts, dump_found
+from compiler.source.project import REGISTRY, Project
+
+_CHUNK = 50
+"""Models that a process is given at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What came of it.
+
+    `found` and `waivers`: of the model's own file. `key`: empty where the model has errors; they are `errors`, or
+    have been found in files below. `action` and `data`: what was built, nothing where that was done before.
+    """
+
+    name: str
+    found: list[Diagnostic]
+    waivers: Waivers | None
+    key: str = ""
+    errors: tuple[Diagnostic, ...] = ()
+    action: Action | None = None
+    data: bytes | None = None
+
+
+def attempt(layers: Layers, digests: dict[str, str], name: str, done: Callable[[str], bool]) -> Attempt:
+    """Build a model, unless the build of its key is `done`. `digests`: of every source file."""
+    file = f"{REGISTRY}/{name}.yaml"
+    layers.get(file)
+    found, waivers = layers.found_in(file), layers.waivers.get(file)
+    try:
+        check_model_name(name, file)
+        with found_through(file):
+            inputs = keys.model_inputs((digests[layer], layer) for layer in _order(layers, file))
+        key = keys.key_of(inputs)
+        if done(key):
+            return Attempt(name, found, waivers, key)
+        compiled = compile_model(layers, name)
+    except ConfigErrors as errors:
+        return Attempt(name, found, waivers, errors=tuple(errors.diagnostics))
+    finally:
+        layers.release(file)
+    if compiled is None:
+        return Attempt(name, found, waivers)
+    facts = facts_of(compiled)
+    data = model_file(compiled.model) if facts.enabled else None
+    made = (keys.digest(data) if data else None, entry(facts), facts.model_id, facts.enabled)
+    action = Action(key, keys.compiler_digest(), inputs, *made, dump_found(facts.found), dump_facts(facts))
+    return Attempt(name, found, waivers, key, (), action, data)
+
+
+def _order(layers: Layers, file: str) -> list[str]:
+    """The files of a model's stack. Raises ConfigErrors, without what a file below has by itself."""
+    try:
+        return layers.order(file)
+    except ConfigErrors as errors:
+        for each in errors.diagnostics:
+            layers.get(each.primary.span.file if each.primary else file)
+        known = set(layers.found)
+        raise ConfigErrors(each for each in errors.diagnostics if each not in known) from errors
+
+
+def attempts_in_processes(root: Path, digests: dict[str, str], names: Iterable[str], jobs: int) -> Iterator[Attempt]:
+    """Attempts by so many processes, in order. They start anew and share nothing with this one."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, _start, (root, digests)) as pool:
+        yield from pool.map(_work, names, chunksize=_CHUNK)
+
+
+_own: list[tuple[Layers, dict[str, str]]] = []
+"""A process's own layers, and the digests that it was given."""
+
+
+def _start(root: Path, digests: dict[str, str]) -> None:
+    _own.append((Layers(Project(root)), digests))
+
+
+def _work(name: str) -> Attempt:
+    return attempt(*_own[0], name, lambda _: False)
