@@ -39,25 +39,24 @@ def scenarios(root: Path, round_: int) -> dict[str, Callable[[], None]]:
     """What is done to a project that is up to date before the compile that is measured."""
     model = sorted((root / "registry").glob("*.yaml"))[round_]
 
-    def edit(file: Path, line: str) -> None:
-        file.write_text(f"{file.read_text()}{line}\n")
+    def edit(file: Path, old: str, new: str) -> None:
+        file.write_text(file.read_text().replace(old, new))
 
     return {
         "no-op": lambda: None,
-        "one model changed": lambda: edit(model, f"scaling_config: {{num_cpus_per_worker: {2 + round_}}}"),
-        "base changed, same outputs": lambda: edit(root / "base/defaults.yaml", f"# round {round_}"),
+        "one model changed": lambda: edit(model, "main-safetensors", "other-safetensors"),
+        "base changed, same outputs": lambda: edit(root / "base/defaults.yaml", "warmup: true", "warmup: true  #"),
         "full, same outputs": lambda: shutil.rmtree(root / ".llm-serve"),
         "cold": lambda: [shutil.rmtree(root / name) for name in (".llm-serve", "generated")] and None,
     }
 
 
-def ours(root: Path, rounds: int, results: dict[str, list[Usage]]) -> None:
+def ours(root: Path, round_: int, results: dict[str, list[Usage]]) -> None:
     """Every scenario, each after a compile that has nothing left to do."""
-    for round_ in range(rounds):
-        for name, change in scenarios(root, round_).items():
-            subprocess.run(LLM_SERVE, cwd=root, check=True, stdout=subprocess.DEVNULL)
-            change()
-            results.setdefault(name, []).append(usage(LLM_SERVE, root))
+    for name, change in scenarios(root, round_).items():
+        subprocess.run(LLM_SERVE, cwd=root, check=True, stdout=subprocess.DEVNULL)
+        change()
+        results.setdefault(name, []).append(usage(LLM_SERVE, root))
 
 
 def check_ours(root: Path, wanted: dict[str, peers.Tree]) -> None:
@@ -110,8 +109,8 @@ def measure(models: int, rounds: int) -> dict[str, Usage]:
             peers.prepare(tool, layers(models), Path(folder) / tool)
         (Path(folder) / "ninja").mkdir()
         floor = ninja(Path(folder) / "ninja", models)
-        for _ in range(rounds):
-            ours(root, 1, results)
+        for round_ in range(rounds):
+            ours(root, round_, results)
             results.setdefault("ninja, no-op", []).append(floor())
             results.setdefault("python -c pass", []).append(usage([sys.executable, "-c", "pass"], ROOT))
             for tool in tools:

@@ -95,7 +95,9 @@ def _make(project: Project, store: Store, listener: Listener, way: Way) -> Made:
     taken, now, last = snapshot.now_ns(), _look(root), snapshot.last(str(root))
     changed = last.changed(now) if last.lines else None
     compilation = check_project(
-        project, store, Settings(changed, listener.step, partial(_pull, way.cache, listener), way.jobs)
+        project,
+        store,
+        Settings(changed, listener.step, partial(_pull, way.cache, listener) if way.cache else None, way.jobs),
     )
     if has_errors(compilation.found):
         raise ConfigErrors(compilation.found)
@@ -117,9 +119,8 @@ def _make(project: Project, store: Store, listener: Listener, way: Way) -> Made:
     return Made(compilation, differences, found, number)
 
 
-def _pull(cache: Cache | None, listener: Listener, store: Store, sources: str) -> None:
-    if cache:
-        _with_cache(listener, lambda: cache.pull(store, sources))
+def _pull(cache: Cache, listener: Listener, store: Store, sources: str) -> None:
+    _with_cache(listener, lambda: cache.pull(store, sources))
 
 
 def _with_cache(listener: Listener, step: Callable[[], object]) -> None:

@@ -74,7 +74,7 @@ class Settings:
 
     changed: Collection[str] | None = None
     step: Callable[[int, int], None] = lambda _done, _of: None
-    pull: Callable[[Store, str], None] = lambda _store, _sources: None
+    pull: Callable[[Store, str], None] | None = None
     jobs: int = 1
 
 
@@ -123,16 +123,17 @@ class _Compile:
     digests: dict[str, str] = field(default_factory=dict)
     found: list[Diagnostic] = field(default_factory=list)
     built: list[str] = field(default_factory=list)
+    were_below: set[str] = field(default_factory=set)
 
     def run(self) -> Compilation:
         self.layers = Layers(self.project)
         moved = self._read_sources(self.settings.changed)
-        sources = keys.key_of(keys.model_inputs((sha, file) for file, sha in sorted(self.digests.items())))
-        if moved:
+        sources = self._sources() if self.settings.pull else ""
+        if moved and self.settings.pull:
             self.settings.pull(self.store, sources)
         self._check_profiles()
         affected = self._affected(moved)
-        self._note_sources()
+        self._note_sources(moved)
         rebuilt = self._build_models(affected)
         enabled = self._names("WHERE enabled")
         models = _Models(self.store, self._names(""))
@@ -166,16 +167,20 @@ class _Compile:
         except ConfigErrors:
             return _UNREADABLE  # why, is found when it is read for what it says
 
-    def _note_sources(self) -> None:
-        gone = {str(file) for (file,) in self.store.rows("SELECT file FROM source")} - self.digests.keys()
-        self.store.write("DELETE FROM source WHERE file = ?", [(file,) for file in gone])
-        self.store.write("INSERT OR REPLACE INTO source VALUES (?, ?)", self.digests.items())
+    def _sources(self) -> str:
+        """The hash of all sources, by which a shared cache knows them."""
+        return keys.key_of(keys.model_inputs((sha, file) for file, sha in sorted(self.digests.items())))
+
+    def _note_sources(self, moved: set[str]) -> None:
+        self.store.write("DELETE FROM source WHERE file = ?", [(file,) for file in moved])
+        there = [(file, self.digests[file]) for file in moved & self.digests.keys()]
+        self.store.write("INSERT INTO source VALUES (?, ?)", there)
         self.store.note("compiler", keys.compiler_digest())
 
     def _check_profiles(self) -> None:
         """Each profile by itself, used or not."""
         self.store.write("DELETE FROM checked WHERE digest = ?", [(_UNREADABLE,)])
-        known = set(self.store.rows("SELECT file, digest FROM checked"))
+        known = set(self.store.rows(f"SELECT file, digest FROM checked WHERE file GLOB '{BASE}/*'"))  # noqa: S608
         for name in self.project.profiles:
             file = f"{BASE}/{name}.yaml"
             if (file, self.digests[file]) not in known:
@@ -223,8 +228,13 @@ class _Compile:
             if made.action:
                 self.store.keep(made.action)
                 self.built.append(made.name)
-            if made.key != self.store.value("SELECT key FROM model WHERE name = ?", made.name):
+            before = self.store.value("SELECT key FROM model WHERE name = ?", made.name)
+            if made.key != before:
                 rebuilt.add(made.name)
+                last = self.store.action(str(before))
+                self.were_below |= (
+                    _models_in(line.partition(" ")[2] for line in last.inputs.splitlines()) if last else set()
+                )
                 statement = (
                     "INSERT INTO model VALUES (?, ?, NULL, NULL) ON CONFLICT (name)"
                     " DO UPDATE SET previous = iif(key = '', previous, key), key = excluded.key, found = NULL"
@@ -303,7 +313,7 @@ class _Compile:
     # Findings
 
     def _lint(self, models: Mapping[str, Facts], rebuilt: set[str]) -> None:
-        """Judge again who may be judged otherwise: what was rebuilt, what lies below that, all if a name is new."""
+        """Judge again what was rebuilt, what lies or lay below it, and all if a name is new."""
         ids: dict[str, list[str]] = {}
         for (model_id,) in self.store.rows("SELECT model_id FROM model JOIN action USING (key) ORDER BY model_id"):
             ids.setdefault(folded_name(str(model_id)), []).append(str(model_id))
@@ -312,10 +322,10 @@ class _Compile:
         if self.store.state("model ids") != known:
             subjects = set(models)
             self.store.note("model ids", known)
-        below: set[str] = set()
+        below = set(self.were_below)
         for name in sorted(subjects):
             facts = models[name]
-            below |= {_name_of(file) for file in facts.layers[:-1] if file.startswith(f"{REGISTRY}/")}
+            below |= _models_in(facts.layers)
             self._lint_model(facts, models, ids, is_new=name in rebuilt)
         for name in sorted(below & models.keys() - subjects):
             self._lint_model(models[name], models, ids, is_new=False)
@@ -360,8 +370,11 @@ class _Compile:
         return {**files, MANIFEST: self.store.put(data)}
 
 
-def _name_of(file: str) -> str:
-    return file.removeprefix(f"{REGISTRY}/").removesuffix(".yaml")
+def _models_in(files: Iterable[str]) -> set[str]:
+    """The names of the models among some layers."""
+    return {
+        file.removeprefix(f"{REGISTRY}/").removesuffix(".yaml") for file in files if file.startswith(f"{REGISTRY}/")
+    }
 
 
 def _unused(

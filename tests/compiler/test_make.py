@@ -217,6 +217,22 @@ def test_what_was_built_once_is_not_built_again(registry: Path) -> None:
     assert made.differences, "the files of before come from the store"
 
 
+def test_a_model_that_nothing_needs_any_more_is_judged_again(tmp_path: Path) -> None:
+    """`b` says what it inherits, and needs to for the sake of `a`, which has another layer in between."""
+    files = {
+        "base/defaults.yaml": "model_config: {initialization: {initializer: {type: vLLM}}, max_input_words: 1}\n",
+        "base/two.yaml": "model_config: {max_input_words: 2}\n",
+        "registry/b.yaml": "model_config: {model_id: acme/b, max_input_words: 1}\n",
+        "registry/a.yaml": "extends: [two, b]\nmodel_config: {model_id: acme/a}\n",
+    }
+    write(tmp_path, files)
+    assert "W201" not in {each.code for each in build(tmp_path).found}
+    write(tmp_path, {"registry/a.yaml": "extends: two\nmodel_config: {model_id: acme/a}\n"})
+    assert "W201" in {each.code for each in build(tmp_path).found}
+    write(tmp_path, {"registry/a.yaml": files["registry/a.yaml"]})
+    assert "W201" not in {each.code for each in build(tmp_path).found}
+
+
 def test_two_edits_within_a_tick_of_the_clock_are_seen(tmp_path: Path) -> None:
     text = "model_config: {{model_id: acme/a, max_input_words: {}, initialization: {{initializer: {{type: vLLM}}}}}}\n"
     file = write(tmp_path, {"registry/a.yaml": text.format(1)}) / "registry/a.yaml"
