@@ -25,6 +25,7 @@ MOST = {"hydra": 100, "omegaconf": 1000}
 """The largest registry that a tool is asked to merge: it takes minutes for more."""
 LARGE = 10_000
 """From here on one round: it takes minutes, and single seconds do not matter."""
+_BEGIN, _END = "<!-- benchmarks.builds writes this -->", "<!-- until here -->"
 TARGETS = {
     "no-op": (0.04, 0.05, 0.20),
     "one model changed": (0.15, 0.20, 0.40),
@@ -166,15 +167,15 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--write", action="store_true", help="table and plot into docs/benchmarks/")
+    parser.add_argument("--write", action="store_true", help="table and plot into docs/builds.md")
     options = parser.parse_args()
     results = {size: measure(size, options.rounds if size < LARGE else 1) for size in options.sizes}
     print(table(results))
     if options.write:
-        folder = ROOT / "docs/benchmarks"
-        folder.mkdir(exist_ok=True)
-        (folder / "builds-table.md").write_text(table(results) + "\n")
-        plot(results, folder / "builds.svg")
+        page = ROOT / "docs/builds.md"
+        before, _, rest = page.read_text().partition(_BEGIN)
+        page.write_text(f"{before}{_BEGIN}\n{table(results)}\n{_END}{rest.partition(_END)[2]}")
+        plot(results, ROOT / "docs/builds.svg")
 
 
 if __name__ == "__main__":

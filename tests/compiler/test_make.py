@@ -419,6 +419,64 @@ def test_many_builds_at_once(prepared: Path, tmp_path: Path) -> None:
     check_after(root, generated(root))
 
 
+HOSTILE = [
+    "..",
+    ".",
+    "-rf",
+    "~",
+    "C:",
+    "a\\b",
+    "%2e%2e",
+    "a b",
+    "\u202e",
+    "\u2024\u2024",
+    "\n",
+    "x" * 240,
+    "$(id)",
+    "generated",
+    "é",
+]
+
+
+def test_no_name_leads_out_of_the_tree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, random_ = tmp_path / "root", random.Random(1)
+    made = ["".join(random_.choices("a.-_/\\~%2eC: \t\u2024", k=random_.randrange(1, 12))) for _ in range(500)]
+    for name in (*HOSTILE, *(each.replace("/", "") for each in made)):
+        shutil.rmtree(root, ignore_errors=True)
+        model_id = random_.choice(["acme/a", "../../x", "/etc/passwd", name.replace("\n", " ")])
+        text = f"model_config: {{model_id: '{model_id}', initialization: {{initializer: {{type: vLLM}}}}}}\n"
+        write(root, {f"registry/{name}.yaml": text})
+        assert main(["compile", "--root", str(root)]) in (0, 1)
+        printed = capsys.readouterr()
+        assert "internal error" not in printed.err
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["root"]
+        assert {path.name for path in root.iterdir()} <= {"registry", "generated", ".llm-serve"}
+        assert len(list((root / "registry").rglob("*"))) == 1
+        models = root / "generated/models"
+        assert not models.exists() or [path.name for path in models.iterdir()] == [f"{name}.yaml"]
+
+
+@pytest.mark.parametrize("target", ["../outside.yaml", "../../outside.yaml", "/etc/passwd", "nowhere", "acme--a.yaml"])
+def test_a_link_does_not_lead_out_of_the_tree(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "root"
+    text = "model_config: {model_id: acme/secret, initialization: {initializer: {type: vLLM}}}\n"
+    write(tmp_path, {"outside.yaml": text, "root/outside.yaml": text, "root/registry/b.yaml": text})
+    (root / "registry/acme--a.yaml").symlink_to(target)
+    assert main(["compile", "--root", str(root)]) == 1
+    assert "error[E10" in capsys.readouterr().err
+    assert not (root / "generated").exists()
+
+
+def test_a_link_within_the_tree_is_followed(tmp_path: Path) -> None:
+    text = "model_config: {{model_id: acme/a, max_input_words: {}, initialization: {{initializer: {{type: vLLM}}}}}}\n"
+    write(tmp_path, {"base/a.yaml": text.format(1)})
+    (tmp_path / "registry").mkdir()
+    (tmp_path / "registry/acme--a.yaml").symlink_to("../base/a.yaml")
+    build(tmp_path)
+    write(tmp_path, {"base/a.yaml": text.format(2)})
+    assert build(tmp_path).differences[0].path == "generated/models/acme--a.yaml"
+
+
 def test_a_compile_asks_nothing_of_the_world(registry: Path) -> None:
     """No socket, no process, nothing read or written elsewhere."""
     edit(registry, "base/defaults.yaml", "max_new_tokens: 512", "max_new_tokens: 513")
