@@ -179,6 +179,8 @@ class _Compile:
 
     def _check_profiles(self) -> None:
         """Each profile by itself, used or not."""
+        if self.store.state("compiler") != keys.compiler_digest():
+            self.store.write("DELETE FROM checked", [()])  # another one may find other things
         self.store.write("DELETE FROM checked WHERE digest = ?", [(_UNREADABLE,)])
         known = set(self.store.rows(f"SELECT file, digest FROM checked WHERE file GLOB '{BASE}/*'"))  # noqa: S608
         for name in self.project.profiles:

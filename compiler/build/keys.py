@@ -11,7 +11,7 @@ import yaml
 _ROOT = Path(__file__).resolve().parents[2]
 _PARTS = (
     "compiler/source", "compiler/layering", "compiler/check", "compiler/lint", "compiler/lower",
-    "compiler/build/files.py",
+    "compiler/build/files.py", "compiler/attempt.py", "compiler/pipeline.py", "compiler/records.py",
     "compiler/emit.py", "compiler/models.py", "compiler/clusters.py", "compiler/facts.py", "compiler/diagnostics.py",
     "runtime/schema", "runtime/application.py", "runtime/engines/spec.py", "runtime/engines/__init__.py",
     "runtime/engines/*/__init__.py",

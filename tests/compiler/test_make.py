@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from compiler.build import generations
+from compiler.build import generations, keys
 from compiler.build.store import Store
 from compiler.cli import main
 from compiler.diagnostics import ConfigErrors
@@ -231,6 +231,17 @@ def test_a_model_that_nothing_needs_any_more_is_judged_again(tmp_path: Path) -> 
     assert "W201" in {each.code for each in build(tmp_path).found}
     write(tmp_path, {"registry/a.yaml": files["registry/a.yaml"]})
     assert "W201" not in {each.code for each in build(tmp_path).found}
+
+
+def test_another_compiler_believes_nothing_of_the_last_one(registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(registry)
+    for table in ("checked", "cluster", "model"):
+        store.write(f"UPDATE {table} SET found = 'in a form of its own'", [()])
+    store.close()
+    monkeypatch.setattr(keys, "compiler_digest", lambda: "another")
+    made = build(registry)
+    assert len(made.compilation.built) == 22
+    assert (made.found, made.differences) == ([], [])
 
 
 def test_two_edits_within_a_tick_of_the_clock_are_seen(tmp_path: Path) -> None:
