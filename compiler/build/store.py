@@ -67,7 +67,9 @@ class Store:
         with explained(STORE):
             if root:
                 (root / STORE).parent.mkdir(exist_ok=True)
-                (root / STORE).parent.joinpath(".gitignore").write_text("*\n")
+                ignored = (root / STORE).with_name(".gitignore")
+                if not ignored.exists():
+                    ignored.write_text("*\n")
         try:
             self._db = sqlite3.connect(str(root / STORE) if root else ":memory:", isolation_level=None)
         except sqlite3.Error as error:

@@ -77,7 +77,7 @@ class Progress:
         if self._bar is None:
             from tqdm import tqdm
 
-            self._bar = tqdm(total=of, unit=" models", leave=False, file=sys.stderr)
+            self._bar = tqdm(total=of, initial=done, unit=" models", leave=False, file=sys.stderr)
         self._bar.update(done - self._bar.n)
         if done == of:
             self._bar.close()

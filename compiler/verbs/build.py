@@ -9,13 +9,11 @@ from compiler.build import generations
 from compiler.build.inputs import compared, inputs_now, recorded
 from compiler.build.lock import locked
 from compiler.build.store import Store
-from compiler.diagnostics import did_you_mean
 from compiler.exits import OK, WRONG_CONFIG
 from compiler.make import make, restore, with_store
 from compiler.report import printing as report
 from compiler.report.compiled import count, print_changes
-from compiler.source.project import Project
-from compiler.verbs.project import RefusedError, listener, project_of, root_of
+from compiler.verbs.project import RefusedError, listener, model_name, project_of, root_of
 
 T = TypeVar("T")
 
@@ -110,7 +108,7 @@ def _with_store(root: Path, step: Callable[[Store], T]) -> T:
 def derivation(options: argparse.Namespace) -> int:
     """What goes into a model's build."""
     project = project_of(options)
-    name = _name(options, project)
+    name = model_name(project, options.model)
     now = inputs_now(project, name)
     done = _with_store(project.root, lambda store: store.action(now.key))
     if options.format == "json":
@@ -126,7 +124,7 @@ def derivation(options: argparse.Namespace) -> int:
 def why_rebuilt(options: argparse.Namespace) -> int:
     """Which input of a model has changed."""
     project = project_of(options)
-    name = _name(options, project)
+    name = model_name(project, options.model)
     now = inputs_now(project, name)
     last, before = _with_store(project.root, lambda store: recorded(store, name))
     if last is None:
@@ -138,15 +136,6 @@ def why_rebuilt(options: argparse.Namespace) -> int:
     else:
         report.print_lines([f"{name} is up to date; when it was last built,", *compared(before, last)])
     return OK
-
-
-def _name(options: argparse.Namespace, project: Project) -> str:
-    """The model that was asked for. Raises RefusedError."""
-    name: str = options.model.removeprefix("registry/").removesuffix(".yaml").replace("/", "--")
-    if name not in project.models:
-        hint = did_you_mean(name, project.models)
-        raise RefusedError(f"there is no model `{options.model}`" + (f"; did you mean `{hint}`?" if hint else ""))
-    return name
 
 
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {

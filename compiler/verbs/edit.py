@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from compiler.build.publish import Change, publish
-from compiler.diagnostics import Diagnostic, did_you_mean
+from compiler.diagnostics import Diagnostic
 from compiler.edit.layout import layout
 from compiler.edit.mend import mend
 from compiler.edit.new import model_file
@@ -14,7 +14,7 @@ from compiler.exits import DIFFERENT, OK, WRONG_CONFIG
 from compiler.pipeline import check_project
 from compiler.report import printing as report
 from compiler.source.project import BASE, NAME, REGISTRY, Project
-from compiler.verbs.project import RefusedError, print_findings, project_of
+from compiler.verbs.project import RefusedError, not_there, print_findings, project_of
 from runtime.application import ModelSpec
 
 
@@ -45,8 +45,7 @@ def new(options: argparse.Namespace) -> int:
         raise RefusedError(f"there is a {REGISTRY}/{name}.yaml already")
     for layer in options.extends:
         if not project.layer_files(layer):
-            hint = did_you_mean(layer, [*project.models, *project.profiles])
-            raise RefusedError(f"there is no layer `{layer}`" + (f"; did you mean `{hint}`?" if hint else ""))
+            raise not_there("layer", layer, layer, [*project.models, *project.profiles])
     file = f"{REGISTRY}/{name}.yaml"
     content = model_file(options.model_id, options.extends)
     publish(project.root, [Change(file, None, content.encode())])

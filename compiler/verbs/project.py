@@ -2,12 +2,13 @@
 
 import argparse
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
-from compiler.diagnostics import Diagnostic
+from compiler.diagnostics import Diagnostic, did_you_mean
 from compiler.make import Listener
 from compiler.report import printing as report
-from compiler.source.project import Project, find_root
+from compiler.source.project import REGISTRY, Project, find_root
 
 
 class RefusedError(Exception):
@@ -25,6 +26,20 @@ def root_of(options: argparse.Namespace) -> Path:
 def project_of(options: argparse.Namespace) -> Project:
     """The project. Raises RefusedError where there is none."""
     return Project(root_of(options))
+
+
+def model_name(project: Project, asked: str) -> str:
+    """The model that is meant by a file's name or an id. Raises RefusedError."""
+    name = asked.removeprefix(f"{REGISTRY}/").removesuffix(".yaml").replace("/", "--")
+    if name not in project.models:
+        raise not_there("model", asked, name, project.models)
+    return name
+
+
+def not_there(kind: str, asked: str, name: str, known: Iterable[str]) -> RefusedError:
+    """That there is nothing called so, and what may have been meant."""
+    hint = did_you_mean(name, known)
+    return RefusedError(f"there is no {kind} `{asked}`" + (f"; did you mean `{hint}`?" if hint else ""))
 
 
 def print_findings(

@@ -6,11 +6,10 @@ from collections.abc import Callable
 
 from compiler.build.publish import Change, publish
 from compiler.codes import CODES
-from compiler.diagnostics import did_you_mean
 from compiler.exits import DIFFERENT, OK
 from compiler.reference import editor
 from compiler.report import printing as report
-from compiler.verbs.project import RefusedError, project_of
+from compiler.verbs.project import not_there, project_of
 
 
 def schema(options: argparse.Namespace) -> int:
@@ -36,8 +35,7 @@ def explain_code(options: argparse.Namespace) -> int:
         return OK
     code = re.sub(r"^([EW])0+(?=\d{3})", r"\1", code)
     if code not in CODES:
-        hint = did_you_mean(code, CODES)
-        raise RefusedError(f"there is no code `{options.code}`" + (f"; did you mean `{hint}`?" if hint else ""))
+        raise not_there("code", options.code, code, CODES)
     report.print_code(code, CODES[code])
     return OK
 

@@ -7,7 +7,7 @@ from compiler.build.files import model_path
 from compiler.build.publish import digests_on_disk
 from compiler.check.layers import Layers
 from compiler.clusters import cluster_names, compile_in_cluster
-from compiler.diagnostics import ConfigErrors, did_you_mean
+from compiler.diagnostics import ConfigErrors
 from compiler.exits import OK
 from compiler.facts import Facts
 from compiler.layering.layers import extended
@@ -18,9 +18,9 @@ from compiler.review import graph
 from compiler.review.explain import Definition, Explanation, explain, guess, whole_path
 from compiler.review.select import Selection
 from compiler.review.show import show
-from compiler.source.project import REGISTRY, Project
+from compiler.source.project import Project
 from compiler.source.tree import inline
-from compiler.verbs.project import RefusedError, project_of
+from compiler.verbs.project import RefusedError, model_name, not_there, project_of
 
 
 def explain_(options: argparse.Namespace) -> int:
@@ -76,11 +76,9 @@ def show_(options: argparse.Namespace) -> int:
 
 def _model(options: argparse.Namespace, project: Project) -> CompiledModel:
     """The model that was asked for, by its file's name or its id; as a cluster serves it if one was named."""
-    name = options.model.removeprefix(f"{REGISTRY}/").removesuffix(".yaml").replace("/", "--")
-    if name not in project.models:
-        raise RefusedError(_unknown("model", options.model, name, project.models))
+    name = model_name(project, options.model)
     if options.cluster and options.cluster not in cluster_names(project):
-        raise RefusedError(_unknown("cluster", options.cluster, options.cluster, cluster_names(project)))
+        raise not_there("cluster", options.cluster, options.cluster, cluster_names(project))
     layers = Layers(project)
     if options.cluster:
         if name not in compile_project(project).clusters[options.cluster]:
@@ -91,11 +89,6 @@ def _model(options: argparse.Namespace, project: Project) -> CompiledModel:
     if compiled is None:
         raise ConfigErrors(layers.found)
     return compiled
-
-
-def _unknown(kind: str, asked: str, name: str, known: list[str]) -> str:
-    hint = did_you_mean(name, known)
-    return f"there is no {kind} `{asked}`" + (f"; did you mean `{hint}`?" if hint else "")
 
 
 def ls(options: argparse.Namespace) -> int:

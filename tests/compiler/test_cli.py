@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from compiler import cli, exits
+from compiler.report.printing import Progress
 from tests.compiler.support import ENGINE, write
 
 GOOD = {"base/defaults.yaml": ENGINE, "registry/acme--a.yaml": "model_config: {model_id: acme/a}\n"}
@@ -137,6 +138,23 @@ class Terminal:
 
     def isatty(self) -> bool:
         return True
+
+
+def test_a_long_build_shows_a_bar_where_somebody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("compiler.report.printing.time.monotonic", lambda: clock[0])
+    for looks in (True, False):
+        terminal = Terminal()
+        monkeypatch.setattr("sys.stderr", terminal)
+        monkeypatch.setattr(terminal, "isatty", lambda looks=looks: looks)
+        progress = Progress()
+        progress(0, 10)
+        assert terminal.text == "", "a second has not passed"
+        clock[0] += 2
+        progress(5, 10)
+        assert ("5/10" in terminal.text) is looks
+        progress(10, 10)
+        assert terminal.text.endswith("\r") is looks, "the bar goes when it is done"
 
 
 @pytest.mark.parametrize(("no_colour", "coloured"), [("", True), ("1", False)])
