@@ -136,7 +136,7 @@ def run_jinja2(source: Path, target: Path) -> None:
             whole = _over(merged(below), layer["content"])
             templates[shape] = jinja2.Template("\n".join(_template(whole, own)))
         text = templates[shape].render(own={name: json.dumps(value) for name, value in own.items()})
-        (target / f"{file.stem}.json").write_text(json.dumps(yaml.load(text, yaml.CSafeLoader)))
+        (target / f"{file.stem}.json").write_text(json.dumps(yaml.CSafeLoader(text).get_single_data()))
 
 
 def _over(lower: Tree, upper: Tree) -> Tree:

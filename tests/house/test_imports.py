@@ -74,6 +74,7 @@ HEAVY = {
 
 HEAVY_IN = {
     "compiler/build/cache.py": {"boto3"},
+    "benchmarks/peers.py": {"jinja2"},
     "benchmarks/streams.py": {"aiohttp"},
     "compiler/layering/template.py": {"jinja2"},
     "compiler/source/expression.py": {"jinja2"},
