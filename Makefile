@@ -43,6 +43,7 @@ lint: setup  ## ruff, mypy --strict, and that generated/ is current
 
 bench: setup  ## figures: builds next to other tools; streams through Ray Serve next to the engine (needs `make demo`)
 	@$(PYTHON) demo/environment.py bench
+	@$(BIN)/python -m benchmarks.commands
 	@$(BIN)/python -m benchmarks.builds --sizes 100 1000 10000
 	@$(BIN)/python -m benchmarks.streams
 

@@ -88,9 +88,9 @@ def _is_current(root: "Path | None") -> bool:
     from compiler.build.snapshot import unchanged
 
     start = time.perf_counter()
-    folder = str(root) if root else os.getcwd()  # noqa: PTH109
-    while not root and folder != "/" and not os.path.isdir(f"{folder}/registry"):  # noqa: PTH112
-        folder = os.path.dirname(folder)  # noqa: PTH120
+    folder = str(root) if root else os.getcwd()
+    while not root and folder != "/" and not os.path.isdir(f"{folder}/registry"):
+        folder = os.path.dirname(folder)
     try:
         summary = unchanged(folder)
     except OSError:
@@ -192,10 +192,9 @@ def _jobs(text: str) -> int:
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError("must not be negative")
-    return number
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"`{text}` is not a number from 0 on")
+    return int(text)
 
 
 SELECTORS = """\

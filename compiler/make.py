@@ -14,7 +14,6 @@ from compiler.build.lock import locked
 from compiler.build.places import MANIFEST, SNAPSHOT, STORE
 from compiler.build.publish import Difference
 from compiler.build.revision import revision
-from compiler.build.snapshot import Snapshot
 from compiler.build.store import DamagedError, Store
 from compiler.diagnostics import ConfigErrors, Diagnostic, has_errors
 from compiler.pipeline import Compilation, Settings, check_project
@@ -25,12 +24,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What was done. `generation`: its number, if `generated/` holds another one than before."""
+    """What was done."""
 
     compilation: Compilation
     differences: list[Difference]
     found: list[Diagnostic]
-    generation: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +91,8 @@ def with_store(root: Path, troubled: Callable[[str], None], step: Callable[[Stor
 def _make(project: Project, store: Store, listener: Listener, way: Way) -> Made:
     root = project.root
     taken, now, last = snapshot.now_ns(), _look(root), snapshot.last(str(root))
-    changed = last.changed(now) if last.lines else None
+    publish.remove_leftovers(root, now)
+    changed = snapshot.changed(last, now) if last else None
     compilation = check_project(
         project,
         store,
@@ -108,7 +107,7 @@ def _make(project: Project, store: Store, listener: Listener, way: Way) -> Made:
         raise ConfigErrors(found)
     publish.publish(root, publish.fetched(store, differences))
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    number = generations.record(store, compilation.outputs[MANIFEST], created, revision(root))
+    generations.record(store, compilation.outputs[MANIFEST], created, revision(root))
     with explained(SNAPSHOT, "the next compile reads everything again"):
         snapshot.keep(
             str(root), now, taken, [each.path for each in differences], "" if found else _summary(compilation)
@@ -116,7 +115,7 @@ def _make(project: Project, store: Store, listener: Listener, way: Way) -> Made:
     cache = way.cache
     if cache and compilation.built:
         _with_cache(listener, lambda: cache.push(store, compilation.sources))
-    return Made(compilation, differences, found, number)
+    return Made(compilation, differences, found)
 
 
 def _pull(cache: Cache, listener: Listener, store: Store, sources: str) -> None:
@@ -133,7 +132,7 @@ def _with_cache(listener: Listener, step: Callable[[], object]) -> None:
         listener.troubled(f"the cache is not used: {errors}")
 
 
-def _look(root: Path) -> Snapshot:
+def _look(root: Path) -> snapshot.Lines:
     try:
         return snapshot.take(str(root))
     except OSError as error:
@@ -141,14 +140,14 @@ def _look(root: Path) -> Snapshot:
             raise
 
 
-def _unchanged(store: Store, now: Snapshot, changed: set[str] | None) -> dict[str, str]:
+def _unchanged(store: Store, now: snapshot.Lines, changed: set[str] | None) -> dict[str, str]:
     """The digests of generated files that are as the current generation has them, by the look of them."""
     if changed is None:
         return {}
     number = generations.current(store)
     published = next((each for each in generations.generations(store) if each.number == number), None)
     outputs = generations.outputs_of(store, published) if published else {}
-    return {path: sha for path, sha in outputs.items() if path in now.lines and path not in changed}
+    return {path: sha for path, sha in outputs.items() if path in now and path not in changed}
 
 
 def _summary(compilation: Compilation) -> str:

@@ -46,8 +46,8 @@ class Cache:
     def __init__(self, shelf: Shelf, secret: bytes) -> None:
         self._shelf, self._secret = shelf, secret
 
-    def pull(self, store: Store, sources: str) -> int:
-        """Take over what was built from these sources, or else from the last ones; how many builds.
+    def pull(self, store: Store, sources: str) -> None:
+        """Take over what was built from these sources, or else from the last ones.
 
         Raises SpoiltError: nothing of that object was taken over. Raises ConfigErrors (E501).
         """
@@ -58,13 +58,12 @@ class Cache:
             name = _pack(self._opened(_latest(), latest).decode("ascii", "replace")) if latest else name
             data = self._shelf.get(name) if latest else None
         if data is None:
-            return 0
+            return
         actions = list(_read(name, self._opened(name, data)))
         for action, file in actions:
             if file is not None:
                 store.put(file)
             store.keep(action)
-        return len(actions)
 
     def push(self, store: Store, sources: str) -> None:
         """Give what is built now. Raises ConfigErrors (E501)."""

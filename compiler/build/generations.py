@@ -33,18 +33,17 @@ def current(store: Store) -> int | None:
     return int(number) if number else None
 
 
-def record(store: Store, manifest: str, created: str, revision: str | None) -> int | None:
-    """Number what has been published; None if that is the current one still."""
+def record(store: Store, manifest: str, created: str, revision: str | None) -> None:
+    """Number what has been published, unless that is the current one still."""
     parent = current(store)
     if parent and store.value("SELECT manifest FROM generation WHERE number = ?", parent) == manifest:
-        return None
+        return
     last = store.value("SELECT max(number) FROM generation")
     number = (last if isinstance(last, int) else 0) + 1
     with store.writing():
         row = (number, parent, created, revision, manifest)
         store.write("INSERT INTO generation VALUES (?, ?, ?, ?, ?, 0)", [row])
         store.note(_CURRENT, str(number))
-    return number
 
 
 def switch(store: Store, number: int) -> None:

@@ -113,12 +113,17 @@ def publish(root: Path, changes: Iterable[Change]) -> None:
                 Path(temporary).unlink(missing_ok=True)
 
 
-def remove_leftovers(root: Path) -> None:
-    """Remove what a killed build was writing."""
-    with explained(GENERATED):
-        for path, entry in walk(str(root), GENERATED):
-            if _is_temporary(path):
-                os.unlink(entry.path)  # noqa: PTH108
+def remove_leftovers(root: Path, paths: Iterable[str]) -> None:
+    """Remove, of these files, those under `generated/` that a killed build was writing."""
+    for path in paths:
+        if path.startswith(f"{GENERATED}/") and _is_temporary(path):
+            with explained(path):
+                (root / path).unlink(missing_ok=True)
+
+
+def temporary_name(name: str) -> str:
+    """What a file is called while it is written: never like a source."""
+    return f"{_TEMPORARY}{name}.new"
 
 
 def read(root: Path, path: str) -> bytes | None:
@@ -142,7 +147,7 @@ def _stage(root: Path, path: str, data: bytes) -> str:
     _refuse_links(root, path)
     if not os.path.isdir(folder):  # noqa: PTH112
         Path(folder).mkdir(parents=True)
-    temporary = f"{folder}/{_TEMPORARY}{name}"
+    temporary = f"{folder}/{temporary_name(name)}"
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
         with os.fdopen(handle, "wb") as stream:

@@ -7,7 +7,8 @@ are not say what has. Light, because most builds end here: it imports neither th
 import os
 import sys
 import time
-from typing import NamedTuple
+from collections.abc import Iterable
+from contextlib import suppress
 
 from compiler.build.places import GENERATED, SNAPSHOT
 from compiler.source.walk import walk
@@ -19,58 +20,52 @@ _COARSE_TICK_NS = 2_000_000_000
 _SUFFIXES = (".py", ".json")
 
 
-class Snapshot(NamedTuple):
-    """Lines by path. `summary`: what to say of a build that has nothing to do; empty if it has to speak for itself."""
-
-    summary: str
-    lines: dict[str, str]
-
-    def changed(self, now: "Snapshot") -> set[str]:
-        """The paths that have come, gone or changed."""
-        return {path for path, _ in self.lines.items() ^ now.lines.items()}
-
-    def encoded(self, summary: str) -> bytes:
-        """As it is kept, with that summary."""
-        return "\n".join([summary, *sorted(self.lines.values())]).encode("utf-8", "surrogateescape")
+Lines = dict[str, str]
+"""A snapshot: the line of each file, by its path."""
 
 
-def take(root: str) -> Snapshot:
+def take(root: str) -> Lines:
     """How things are. Raises OSError where a folder cannot be looked into."""
     lines = {}
     for folder in ("base", "registry", GENERATED):
         for path, entry in walk(root, folder):
             lines[path] = _line(path, entry.stat(follow_symlinks=False))
-    return Snapshot("", _compiler() | lines)
+    return _compiler() | lines
 
 
-def last(root: str) -> Snapshot:
+def last(root: str) -> Lines:
     """What was kept; nothing where that is lost."""
-    summary, *lines = _kept(root).decode("utf-8", "surrogateescape").split("\n")
-    return Snapshot(summary, {line.partition("\t")[0]: line for line in lines})
+    _, *lines = _kept(root).decode("utf-8", "surrogateescape").split("\n")
+    return {line.partition("\t")[0]: line for line in lines}
+
+
+def changed(before: Lines, now: Lines) -> set[str]:
+    """The paths that have come, gone or changed."""
+    return {path for path, _ in before.items() ^ now.items()}
 
 
 def unchanged(root: str) -> str | None:
     """The summary of the last build, if nothing has changed since, and it had nothing else to say."""
     kept = _kept(root)
     summary = kept.partition(b"\n")[0].decode("ascii", "replace")
-    return summary if summary and take(root).encoded(summary) == kept else None
+    return summary if summary and _encoded(summary, take(root)) == kept else None
 
 
-def keep(root: str, seen: Snapshot, taken_ns: int, written: list[str], summary: str) -> None:
+def keep(root: str, seen: Lines, taken_ns: int, written: Iterable[str], summary: str) -> None:
     """Keep what was seen before a build, and how what it has written looks. Raises OSError.
 
-    A file that was changed while it was looked at is left out, so that the next build looks again.
+    A file that was changed while it was looked at is left out, so that the next build looks again. `summary`: what to
+    say of a build that has nothing to do; empty if it has to speak for itself.
     """
-    lines = {path: line for path, line in seen.lines.items() if _is_old(line, taken_ns) and path not in set(written)}
+    lines = {path: line for path, line in seen.items() if _is_old(line, taken_ns)}
     for path in written:
-        try:
+        lines.pop(path, None)
+        with suppress(FileNotFoundError):  # it was removed
             lines[path] = _line(path, os.lstat(f"{root}/{path}"))
-        except FileNotFoundError:
-            continue  # it was removed
     temporary = f"{root}/{SNAPSHOT}.new"
-    with open(temporary, "wb") as stream:  # noqa: PTH123
-        stream.write(Snapshot("", lines).encoded(summary))
-    os.replace(temporary, f"{root}/{SNAPSHOT}")  # noqa: PTH105
+    with open(temporary, "wb") as stream:
+        stream.write(_encoded(summary, lines))
+    os.replace(temporary, f"{root}/{SNAPSHOT}")
 
 
 def now_ns() -> int:
@@ -78,9 +73,13 @@ def now_ns() -> int:
     return time.time_ns()
 
 
+def _encoded(summary: str, lines: Lines) -> bytes:
+    return "\n".join([summary, *sorted(lines.values())]).encode("utf-8", "surrogateescape")
+
+
 def _kept(root: str) -> bytes:
     try:
-        with open(f"{root}/{SNAPSHOT}", "rb") as stream:  # noqa: PTH123 (pathlib costs as much as all the rest)
+        with open(f"{root}/{SNAPSHOT}", "rb") as stream:
             return stream.read()
     except OSError:
         return b""
@@ -100,12 +99,12 @@ def _line(path: str, stat: os.stat_result) -> str:
 
 def _compiler() -> dict[str, str]:
     """The compiler itself, and, as one line, what is installed beside it."""
-    here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH100, PTH120
+    here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     lines = {}
     for folder in ("compiler", "runtime"):
         for path, entry in walk(here, folder):
             if path.endswith(_SUFFIXES):
                 lines[f"//{path}"] = _line(f"//{path}", entry.stat())
     libraries = next((folder for folder in sys.path if folder.endswith("site-packages")), sys.prefix)
-    lines["//python"] = f"//python\t{sys.version_info[:3]}\t{os.stat(libraries).st_mtime_ns}\t{sys.prefix}"  # noqa: PTH116
+    lines["//python"] = f"//python\t{sys.version_info[:3]}\t{os.stat(libraries).st_mtime_ns}\t{sys.prefix}"
     return lines

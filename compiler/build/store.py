@@ -34,11 +34,7 @@ _SCHEMA = (
 
 
 class DamagedError(Exception):
-    """The store does not hold what it should. `digest`: the blob that is not what its name says; None: all of it."""
-
-    def __init__(self, problem: str, digest: str | None = None) -> None:
-        self.digest = digest
-        super().__init__(problem)
+    """The store does not hold what it should. The message says what."""
 
 
 class Action(NamedTuple):
@@ -139,9 +135,9 @@ class Store:
         """A blob, verified. Raises DamagedError where it is lost or is not what its name says."""
         data = self.value("SELECT data FROM blob WHERE digest = ?", digest)
         if not isinstance(data, bytes):
-            raise DamagedError(f"{STORE} has lost {digest}", digest)
+            raise DamagedError(f"{STORE} has lost {digest}")
         if not _is(data, digest):
-            raise DamagedError(f"{STORE} has something else under {digest}", digest)
+            raise DamagedError(f"{STORE} has something else under {digest}")
         return data
 
     def action(self, key: str) -> Action | None:

@@ -140,6 +140,12 @@ class Terminal:
         return True
 
 
+@pytest.mark.parametrize("number", ["x", "-1", "1.5", ""])
+def test_a_number_that_is_none_is_named(project: Path, capsys: pytest.CaptureFixture[str], number: str) -> None:
+    assert run("compile", f"--jobs={number}") == exits.WRONG_USAGE
+    assert f"argument --jobs: `{number}` is not a number from 0 on" in capsys.readouterr().err
+
+
 def test_a_long_build_shows_a_bar_where_somebody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr("compiler.report.printing.time.monotonic", lambda: clock[0])

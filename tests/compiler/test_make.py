@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from compiler.build import generations, keys
+from compiler.build import generations, keys, publish
 from compiler.build.store import Store
 from compiler.cli import main
 from compiler.diagnostics import ConfigErrors
@@ -242,6 +242,14 @@ def test_another_compiler_believes_nothing_of_the_last_one(registry: Path, monke
     made = build(registry)
     assert len(made.compilation.built) == 22
     assert (made.found, made.differences) == ([], [])
+
+
+def test_what_a_killed_build_was_writing_goes(registry: Path) -> None:
+    for folder in ("generated/models", "registry"):  # there by a build, here by `fmt` or `lint --fix`
+        write(registry, {f"{folder}/{publish.temporary_name('acme--gone.yaml')}": "half"})
+    assert main(["compile", "--check", "--root", str(registry)]) == 0, "neither is a model, nor an extra file"
+    assert build(registry).differences == []
+    assert generated(registry) == generated(REPO)
 
 
 def test_two_edits_within_a_tick_of_the_clock_are_seen(tmp_path: Path) -> None:
