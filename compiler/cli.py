@@ -86,13 +86,12 @@ def _path(text: str) -> "Path":
 def _is_current(root: "Path | None") -> bool:
     """Whether there is nothing to compile, and says so. Loads a fraction of what a compile needs."""
     from compiler.build.snapshot import unchanged
+    from compiler.source.walk import find_root
 
     start = time.perf_counter()
-    folder = str(root) if root else os.getcwd()
-    while not root and folder != "/" and not os.path.isdir(f"{folder}/registry"):
-        folder = os.path.dirname(folder)
+    folder = str(root) if root else find_root(os.getcwd())
     try:
-        summary = unchanged(folder)
+        summary = unchanged(folder) if folder else None
     except OSError:
         return False  # which the compile meets too, and explains
     if not summary:

@@ -20,12 +20,6 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 """A layer's name: nothing that could lead out of the tree."""
 
 
-def find_root(start: Path) -> Path | None:
-    """The nearest folder, from `start` upwards, that has a registry."""
-    # os.path, because a folder that may not be looked into has none, as far as we can tell
-    return next((folder for folder in (start, *start.parents) if os.path.isdir(folder / REGISTRY)), None)  # noqa: PTH112
-
-
 @dataclass(frozen=True)
 class Project:
     """A root folder and the files under it, each read once."""
@@ -141,7 +135,7 @@ class Project:
 
     def _not_followed(self, path: str, *, ours: bool) -> str | None:
         """Why a link is not followed: a folder would be read twice, and a file elsewhere is not part of the project."""
-        if os.path.isdir(path):  # noqa: PTH112
+        if Path(path).is_dir():
             return "a link to a folder is not followed: put the files here"
         target = Path(os.path.realpath(path))
         inside = any(target.is_relative_to((self.root / folder).resolve()) for folder in (BASE, REGISTRY))

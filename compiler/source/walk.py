@@ -4,6 +4,16 @@ import os
 from collections.abc import Iterator
 
 
+def find_root(start: str) -> str | None:
+    """The nearest folder, from an absolute path upwards, that has a registry."""
+    folder = start
+    while not os.path.isdir(f"{folder}/registry"):  # one that may not be looked into has none, as far as we can tell
+        if folder == os.path.dirname(folder):
+            return None
+        folder = os.path.dirname(folder)
+    return folder
+
+
 def walk(root: str, folder: str) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
     """All that lies under a folder but folders, with paths from the root; nothing where there is no such folder.
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from compiler.diagnostics import Diagnostic, did_you_mean
 from compiler.make import Listener
 from compiler.report import printing as report
-from compiler.source.project import REGISTRY, Project, find_root
+from compiler.source.project import REGISTRY, Project
+from compiler.source.walk import find_root
 
 
 class RefusedError(Exception):
@@ -17,10 +18,11 @@ class RefusedError(Exception):
 
 def root_of(options: argparse.Namespace) -> Path:
     """The project's folder. Raises RefusedError where there is none."""
-    root = find_root(options.root or Path.cwd())
-    if root is None or (options.root and root != options.root):
+    start = Path(options.root or "").absolute()
+    found = find_root(str(start))
+    if found is None or (options.root and found != str(start)):
         raise RefusedError(f"there is no registry/ in {options.root or 'this folder or above it'}")
-    return root
+    return options.root or Path(found)
 
 
 def project_of(options: argparse.Namespace) -> Project:

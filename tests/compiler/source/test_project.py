@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compiler.diagnostics import ConfigErrors
-from compiler.source.project import Project, find_root
+from compiler.source.project import Project
+from compiler.source.walk import find_root
 from tests.compiler.support import ENGINE, write
 
 HOSTILE = st.text(st.sampled_from("./\\ab%~:\0-\u2024\n "), min_size=1, max_size=12) | st.sampled_from(
@@ -55,5 +56,5 @@ def test_a_file_is_parsed_once_and_fails_alike_each_time(tmp_path: Path) -> None
 
 def test_the_root_is_the_nearest_folder_with_a_registry(tmp_path: Path) -> None:
     root = write(tmp_path / "project", {"registry/a.yaml": "{}\n", "base/deep/b.yaml": "{}\n"})
-    assert find_root(root / "base" / "deep") == root
-    assert find_root(tmp_path) is None
+    assert find_root(str(root / "base" / "deep")) == str(root)
+    assert find_root(str(tmp_path)) is None
