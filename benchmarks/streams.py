@@ -17,12 +17,13 @@ from pathlib import Path
 
 import aiohttp
 
-from compiler.pipeline import compile_model
+from compiler.check.layers import Layers
+from compiler.models import compile_model
 from compiler.source.project import Project
 from demo.cluster import HOST
 from demo.model import REPOSITORY, fetch
 from runtime.application import ModelArguments
-from runtime.engines.contract import Engine, Sampling, load
+from runtime.engines.contract import Batching, Engine, Sampling, load
 from runtime.text.prompt import ChatTemplate, Message
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,7 +45,9 @@ def main() -> None:
 
 async def compare(options: argparse.Namespace) -> None:
     """Both sides, round by round."""
-    spec = compile_model(Project(ROOT), REPOSITORY.replace("/", "--"), []).model.spec
+    compiled = compile_model(Layers(Project(ROOT)), REPOSITORY.replace("/", "--"))
+    assert compiled is not None
+    spec = compiled.model.spec
     arguments = ModelArguments(
         name="bench",
         declared_in="registry/",
@@ -52,7 +55,7 @@ async def compare(options: argparse.Namespace) -> None:
         initialization=spec.model.initialization,
         scaling_config=spec.scaling_config,
     )
-    engine = load(arguments, fetch().parent, spec.model.generation.max_batch_size)
+    engine = load(arguments, fetch().parent, Batching(spec.model.generation.max_batch_size))
     alone = engine_stream(engine)
     async with aiohttp.ClientSession(options.url) as session:
         served = served_stream(session)

@@ -9,7 +9,7 @@ from runtime.admission import Admission
 from runtime.api.requests import Border, ValidRequest
 from runtime.api.responses import Delta, Finish
 from runtime.application import ModelArguments, ModelCard, ModelSettings
-from runtime.engines.contract import Engine, Sampling, load
+from runtime.engines.contract import Batching, Engine, Sampling, load
 from runtime.errors import ConfigError, EngineError
 from runtime.text.detokenize import Detokenizer
 from runtime.text.prompt import ChatTemplate
@@ -35,28 +35,29 @@ class Replica:
 
     async def configure(self, settings: ModelSettings) -> None:
         """Take new settings; the first ones load the model. Raises ConfigError; EngineError in the warm-up."""
-        slots = settings.generation.max_batch_size
+        generation = settings.generation
+        batching = Batching(generation.max_batch_size, generation.batch_wait_timeout_s)
         if self._engine is None:
-            self._engine = await asyncio.to_thread(self._load, slots)
+            self._engine = await asyncio.to_thread(self._load, batching)
             template = self._engine.tokenizer.chat_template
             self._template = ChatTemplate(template, self._engine.tokenizer.special_tokens) if template else None
             if self._arguments.warmup:
                 await self._warm_up(self._engine)
         else:
-            await self._resize(self._engine, slots)
+            await self._reconfigure(self._engine, batching)
         self._settings = settings
-        self._admission.limit = slots + settings.max_waiting_requests
+        self._admission.limit = batching.max_size + settings.max_waiting_requests
 
-    async def _resize(self, engine: Engine, slots: int) -> None:
+    async def _reconfigure(self, engine: Engine, batching: Batching) -> None:
         try:
-            await engine.resize(slots)
+            await engine.configure(batching)
         except EngineError as error:
             field = "model_config.generation.max_batch_size"
             raise ConfigError(field, self._arguments.declared_in, str(error)) from error
 
-    def _load(self, slots: int) -> Engine:
+    def _load(self, batching: Batching) -> Engine:
         os.environ.update(_from_node(self._arguments))
-        return load(self._arguments, model_folder(self._arguments), slots)
+        return load(self._arguments, model_folder(self._arguments), batching)
 
     @staticmethod
     async def _warm_up(engine: Engine) -> None:

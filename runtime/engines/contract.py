@@ -39,6 +39,16 @@ class Limits:
     """Token ids are below this."""
 
 
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How requests share the model."""
+
+    max_size: int
+    """Slots: sequences that are generated at the same time."""
+    wait_s: float = 0.0
+    """How long an idle engine waits for more of them before it starts."""
+
+
 class Tokenizer(ABC):
     """Text to tokens and back, as the model was trained."""
 
@@ -71,8 +81,8 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    async def resize(self, max_batch_size: int) -> None:
-        """Have `max_batch_size` slots, once running answers allow it; requests that come meanwhile wait."""
+    async def configure(self, batching: Batching) -> None:
+        """Batch like this, once running answers allow it; requests that come meanwhile wait. Raises EngineError."""
 
     @abstractmethod
     async def check_health(self) -> None:
@@ -83,14 +93,14 @@ class Engine(ABC):
         """End running answers with EngineError and free the memory. May be called twice."""
 
 
-Loader = Callable[[ModelArguments, Path, int], Engine]
-"""(arguments, folder with the model's files, slots) -> a loaded engine. Blocks. Raises ConfigError."""
+Loader = Callable[[ModelArguments, Path, Batching], Engine]
+"""(arguments, folder with the model's files, batching) -> a loaded engine. Blocks. Raises ConfigError."""
 
 
-def load(arguments: ModelArguments, folder: Path, max_batch_size: int) -> Engine:
+def load(arguments: ModelArguments, folder: Path, batching: Batching) -> Engine:
     """Load the model with the engine that its registry file names."""
     engine = arguments.initialization.engine
-    return _loader(engine, arguments)(arguments, folder, max_batch_size)
+    return _loader(engine, arguments)(arguments, folder, batching)
 
 
 def _loader(engine: EngineSpec, arguments: ModelArguments) -> Loader:

@@ -54,6 +54,7 @@ LAYERS = {
         ("runtime.engines.__init__",),
         ("runtime.application",),
         ("runtime.engines.contract",),
+        ("runtime.engines.batching",),
         ("runtime.text", "runtime.weights"),
         ("runtime.engines.*",),
         ("runtime.api",),

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
 from runtime.application import ModelArguments, ModelSettings
-from runtime.engines.contract import Engine, Limits, Sampling, Tokenizer
+from runtime.engines.contract import Batching, Engine, Limits, Sampling, Tokenizer
 from runtime.errors import EngineError
 
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
@@ -53,8 +53,8 @@ class ScriptedEngine(Engine):
         finally:
             self.running -= 1
 
-    async def resize(self, max_batch_size: int) -> None:
-        self.slots = max_batch_size
+    async def configure(self, batching: Batching) -> None:
+        self.slots = batching.max_size
 
     async def check_health(self) -> None:
         if not self.healthy:

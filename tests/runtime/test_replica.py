@@ -176,7 +176,7 @@ async def test_more_slots_than_fit_name_their_field(make_replica, engine, monkey
     async def full(_: int) -> None:
         raise EngineError("not enough memory?")
 
-    monkeypatch.setattr(engine, "resize", full)
+    monkeypatch.setattr(engine, "configure", full)
     with pytest.raises(ConfigError, match=r"model_config\.generation\.max_batch_size: not enough memory\?"):
         await replica.configure(settings_for(max_batch_size=1000))
 

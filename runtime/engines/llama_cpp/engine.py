@@ -1,35 +1,29 @@
-"""The llamaCpp engine: the event loop's side of the thread that decodes.
+"""The llamaCpp engine: what one step of llama.cpp is."""
 
-It talks to the thread through an inbox; the thread answers through `call_soon_threadsafe`, once a decode however
-many sequences run.
-"""
-
-import asyncio
-import threading
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import llama_cpp
 
 from runtime.application import ModelArguments
-from runtime.engines.contract import Engine, Limits, Sampling
+from runtime.engines.batching import BatchingEngine, Request, Runner
+from runtime.engines.contract import Batching, Engine, Limits
 from runtime.engines.llama_cpp import LlamaCpp, LlamaKwargs
-from runtime.engines.llama_cpp.model import Context, GgufTokenizer, Model
-from runtime.engines.llama_cpp.worker import Cancel, Close, News, Ping, Request, Resize, Worker
+from runtime.engines.llama_cpp.model import Context, GgufTokenizer, Model, Sampler
 from runtime.errors import ConfigError, EngineError
 from runtime.weights.sources import model_file
 
 _INITIALIZER = "model_config.initialization.initializer"
 
 
-def load(arguments: ModelArguments, folder: Path, max_batch_size: int) -> Engine:
+def load(arguments: ModelArguments, folder: Path, batching: Batching) -> Engine:
     """The engine table's loader."""
     config = arguments.initialization.initializer
     assert isinstance(config, LlamaCpp)
-    field_ = f"{_INITIALIZER}.model_filename"
-    path = model_file(folder, config.model_filename, ".gguf", field_, arguments.declared_in)
+    field = f"{_INITIALIZER}.model_filename"
+    path = model_file(folder, config.model_filename, ".gguf", field, arguments.declared_in)
     options = config.model_init_kwargs
     if options.n_gpu_layers and not llama_cpp.llama_supports_gpu_offload():
         problem = "this node's llama-cpp-python was built without GPU support"
@@ -38,78 +32,93 @@ def load(arguments: ModelArguments, folder: Path, max_batch_size: int) -> Engine
     try:
         model = Model(path, options)
     except EngineError as error:
-        raise ConfigError(field_, arguments.declared_in, str(error)) from error
+        raise ConfigError(field, arguments.declared_in, str(error)) from error
     try:
-        return LlamaCppEngine(model, options, max_batch_size, threads)
+        runner = LlamaRunner(model, options, threads, batching.max_size)
     except EngineError as error:
         model.close()
         raise ConfigError(f"{_INITIALIZER}.model_init_kwargs.n_ctx", arguments.declared_in, str(error)) from error
+    return BatchingEngine(runner, GgufTokenizer(model), batching)
 
 
-class LlamaCppEngine(Engine):
-    """Turns calls into messages, and what the thread posts into streams."""
+@dataclass(slots=True)
+class _Sequence:
+    """What llama.cpp keeps of one: its place in the cache, and its sampler."""
 
-    def __init__(self, model: Model, options: LlamaKwargs, slots: int, threads: int) -> None:
+    slot: int
+    sampler: Sampler
+
+
+class LlamaRunner(Runner):
+    """Owns the model and its context."""
+
+    def __init__(self, model: Model, options: LlamaKwargs, threads: int, slots: int) -> None:
         self._model = model
-        self._loop: asyncio.AbstractEventLoop | None = None
-        make_context = partial(Context, model, options, threads)
-        self._worker = Worker(model, make_context, slots, self._post)
-        self.tokenizer = GgufTokenizer(model)
-        self.limits = Limits(self._worker.context.length, model.vocabulary_size)
-        self._thread = threading.Thread(target=self._worker.run, name="llama.cpp", daemon=True)
-        self._thread.start()
+        self._make_context = partial(Context, model, options, threads)
+        self.end_tokens = model.end_tokens
+        self._sequences: dict[Request, _Sequence] = {}
+        self._use(self._make_context(slots))
 
-    async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[list[int], None]:
-        request = Request(prompt, sampling, asyncio.Queue())
-        self._running_loop()
-        self._worker.send(request)
+    def _use(self, context: Context) -> None:
+        self._context = context
+        self.slots, self.step_tokens = context.slots, context.batch_size
+        self.limits = Limits(context.length, self._model.vocabulary_size)
+
+    def admit(self, request: Request) -> None:
+        sampler = Sampler(self._model, request.sampling, request.prompt, self._context.length)
+        self._sequences[request] = _Sequence(self._lowest_free_slot(), sampler)
+
+    def _lowest_free_slot(self) -> int:
+        taken = {sequence.slot for sequence in self._sequences.values()}
+        return next(slot for slot in range(self.slots) if slot not in taken)
+
+    def step(self, shares: Mapping[Request, int]) -> Mapping[Request, int]:
+        self._close_gaps()
+        self._context.clear()
+        rows = {}
+        for request in sorted(shares, key=lambda request: self._sequences[request].slot):
+            row = self._add(request, shares[request])
+            if shares[request] == len(request.pending):
+                rows[request] = row
+        self._context.decode()
+        return {request: self._sample(request, row) for request, row in rows.items()}
+
+    def _close_gaps(self) -> None:
+        """Move sequences from the highest slots into the gaps that others left, so that n of them have slots 0 to n-1.
+
+        llama.cpp goes through the weights once for a run of consecutive slots in ascending order, and once more
+        for each further run: eight sequences in descending order take three times as long as in ascending order.
+        """
+        for sequence in self._sequences.values():
+            if sequence.slot >= len(self._sequences):
+                left, sequence.slot = sequence.slot, self._lowest_free_slot()
+                self._context.move(left, sequence.slot)
+
+    def _add(self, request: Request, share: int) -> int:
+        """Put the next tokens of a request into the batch; the row of the last."""
+        row, slot = -1, self._sequences[request].slot
+        for index, token in enumerate(request.pending[:share]):
+            is_last = index + 1 == len(request.pending)
+            row = self._context.add(token, request.position + index, slot, logits=is_last)
+        return row
+
+    def _sample(self, request: Request, row: int) -> int:
+        return self._sequences[request].sampler.sample(self._context, row, request.generated)
+
+    def forget(self, request: Request) -> None:
+        sequence = self._sequences.pop(request)
+        self._context.forget(sequence.slot)
+        sequence.sampler.close()
+
+    def resize(self, slots: int) -> None:
+        before = self.slots
+        self._context.close()
         try:
-            while True:
-                items = [await request.answer.get()]
-                while not request.answer.empty():  # whatever else is ready goes along
-                    items.append(request.answer.get_nowait())
-                if tokens := [item for item in items if isinstance(item, int)]:
-                    yield tokens
-                if isinstance(items[-1], EngineError):
-                    raise items[-1]
-                if items[-1] is None:
-                    return
-        finally:
-            with suppress(EngineError):  # a thread that has stopped has forgotten it already
-                self._worker.send(Cancel(request))
+            self._use(self._make_context(slots))
+        except EngineError:
+            self._use(self._make_context(before))
+            raise
 
-    async def resize(self, max_batch_size: int) -> None:
-        await self._ask(Resize(max_batch_size, self._running_loop().create_future()))
-
-    async def check_health(self) -> None:
-        await self._ask(Ping(self._running_loop().create_future()))
-
-    async def close(self) -> None:
-        with suppress(EngineError):
-            self._worker.send(Close())
-        await asyncio.to_thread(self._thread.join)
+    def close(self) -> None:
+        self._context.close()
         self._model.close()
-
-    async def _ask(self, message: Resize | Ping) -> None:
-        self._worker.send(message)
-        await message.done
-
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
-        self._loop = asyncio.get_running_loop()
-        return self._loop
-
-    def _post(self, news: list[News]) -> None:
-        """Called on the thread: hand its news to the event loop."""
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(_deliver, news)
-
-
-def _deliver(news: list[News]) -> None:
-    for receiver, item in news:
-        if isinstance(receiver, asyncio.Queue):
-            receiver.put_nowait(item)
-        elif not receiver.done():
-            if isinstance(item, EngineError):
-                receiver.set_exception(item)
-            else:
-                receiver.set_result(None)

@@ -9,7 +9,7 @@ import pytest
 
 from demo.model import fetch
 from runtime.engines import ENGINES
-from runtime.engines.contract import Engine, Sampling, load
+from runtime.engines.contract import Batching, Engine, Sampling, load
 from runtime.errors import ConfigError, EngineError
 from tests.runtime.support import arguments_for
 
@@ -26,13 +26,13 @@ def test_every_engine_that_can_run_is_tested() -> None:
 @pytest.mark.parametrize("name", [engine.name for engine in ENGINES if engine.loader is None])
 def test_an_engine_that_cannot_run_yet_says_so(name: str, tmp_path) -> None:
     with pytest.raises(ConfigError, match=f"initializer.type: this version cannot run {name} yet"):
-        load(arguments_for({"type": name}), tmp_path, 1)
+        load(arguments_for({"type": name}), tmp_path, Batching(1))
 
 
 @pytest.fixture(params=INITIALIZERS)
 async def engine(request) -> AsyncIterator[Engine]:
     initializer = {"type": request.param, **INITIALIZERS[request.param]}
-    loaded = await asyncio.to_thread(load, arguments_for(initializer), fetch().parent, SLOTS)
+    loaded = await asyncio.to_thread(load, arguments_for(initializer), fetch().parent, Batching(SLOTS))
     yield loaded
     await loaded.close()
 
@@ -103,7 +103,7 @@ async def test_closing_an_answer_frees_its_slot(engine: Engine) -> None:
 async def test_slots_change_while_answers_run(engine: Engine) -> None:
     running = asyncio.create_task(text_of(engine, FRANCE))
     await asyncio.sleep(0)
-    await engine.resize(2)
+    await engine.configure(Batching(2))
     late = [asyncio.create_task(text_of(engine, FRANCE)) for _ in range(3)]
     assert {await each for each in (running, *late)} == {"The capital of France is Paris."}
 
@@ -129,7 +129,7 @@ async def test_arrivals_departures_and_resizes_in_any_order(engine: Engine, seed
     async def resize() -> None:
         for _ in range(3):
             await asyncio.sleep(random.uniform(0, 1))
-            await engine.resize(random.randint(1, SLOTS + 1))
+            await engine.configure(Batching(random.randint(1, SLOTS + 1)))
 
     *together, _ = await asyncio.wait_for(asyncio.gather(*map(ask, range(len(prompts))), resize()), 300)
     for number, answer in enumerate(together):

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from demo.model import fetch
-from runtime.engines.contract import Sampling, load
+from runtime.engines.contract import Batching, Sampling, load
 from runtime.engines.llama_cpp.model import Context
 from runtime.errors import ConfigError
 from tests.runtime.support import arguments_for
@@ -14,13 +14,13 @@ from tests.runtime.support import arguments_for
 def test_a_file_that_is_no_gguf_is_named(tmp_path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"GGUF" + b"\xff" * 100)
     with pytest.raises(ConfigError, match=r"initializer.model_filename: llama.cpp cannot load model.gguf"):
-        load(arguments_for({"type": "llamaCpp"}), tmp_path, 1)
+        load(arguments_for({"type": "llamaCpp"}), tmp_path, Batching(1))
 
 
 def test_gpu_layers_without_a_gpu_build_are_refused() -> None:
     initializer = {"type": "llamaCpp", "model_init_kwargs": {"n_gpu_layers": -1}}
     with pytest.raises(ConfigError, match="n_gpu_layers: this node's llama-cpp-python was built without GPU support"):
-        load(arguments_for(initializer), fetch().parent, 1)
+        load(arguments_for(initializer), fetch().parent, Batching(1))
 
 
 async def test_every_decode_has_consecutive_slots_in_ascending_order(monkeypatch) -> None:
@@ -39,7 +39,7 @@ async def test_every_decode_has_consecutive_slots_in_ascending_order(monkeypatch
 
     monkeypatch.setattr("runtime.engines.llama_cpp.engine.Context", Recorder)
     initializer = {"type": "llamaCpp", "model_init_kwargs": {"n_ctx": 256, "n_batch": 32}}
-    engine = load(arguments_for(initializer), fetch().parent, 4)
+    engine = load(arguments_for(initializer), fetch().parent, Batching(4))
 
     async def answer(length: int) -> list[int]:
         sampling = Sampling(max_new_tokens=length, min_new_tokens=length, temperature=0)
@@ -55,10 +55,10 @@ async def test_every_decode_has_consecutive_slots_in_ascending_order(monkeypatch
 
 
 async def test_every_resize_is_answered() -> None:
-    engine = load(arguments_for({"type": "llamaCpp", "model_init_kwargs": {"n_ctx": 256}}), fetch().parent, 2)
+    engine = load(arguments_for({"type": "llamaCpp", "model_init_kwargs": {"n_ctx": 256}}), fetch().parent, Batching(2))
     answers = engine.generate(engine.tokenizer.encode("Once upon"), Sampling(max_new_tokens=40, min_new_tokens=40))
     await anext(answers)
-    resizes = [asyncio.ensure_future(engine.resize(slots)) for slots in (3, 1)]
+    resizes = [asyncio.ensure_future(engine.configure(Batching(slots))) for slots in (3, 1)]
     await anext(answers)
     await answers.aclose()
     await asyncio.wait_for(asyncio.gather(*resizes), 10)

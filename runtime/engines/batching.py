@@ -1,0 +1,324 @@
+"""Batching in flight: one thread steps all sequences of a model together; they join and leave between steps.
+
+The thread gets its orders through an inbox and answers on the event loop, once a step however many sequences run.
+What a step is, is the runner's business: one for each library that computes here.
+"""
+
+import asyncio
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+
+from runtime.engines.contract import Batching, Engine, Limits, Sampling, Tokenizer
+from runtime.errors import EngineError
+
+Item = int | EngineError | None
+"""What an answer's queue receives: a token, the error that ended it, or None at its end."""
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """One answer in the making. `answer` belongs to the event loop, everything else to the thread."""
+
+    prompt: Sequence[int]
+    sampling: Sampling
+    answer: asyncio.Queue[Item]
+    pending: Sequence[int] = ()
+    """Tokens that the model has not seen: what is left of the prompt, then the newest token."""
+    position: int = 0
+    """Tokens that it has seen."""
+    generated: int = 0
+
+
+class Runner(ABC):
+    """A loaded model. The thread that steps it is the only one that calls it."""
+
+    slots: int
+    """Most sequences that it steps together."""
+    step_tokens: int
+    """Most tokens of one step, over all sequences."""
+    limits: Limits
+    end_tokens: frozenset[int]
+
+    @abstractmethod
+    def admit(self, request: Request) -> None:
+        """A sequence begins; there is a slot for it."""
+
+    @abstractmethod
+    def step(self, shares: Mapping[Request, int]) -> Mapping[Request, int]:
+        """Run the model over the next `pending` tokens of each request, so many as its share says.
+
+        Returns the next token of each request that has nothing left pending then. Raises EngineError.
+        """
+
+    @abstractmethod
+    def forget(self, request: Request) -> None:
+        """A sequence that was admitted has ended."""
+
+    @abstractmethod
+    def resize(self, slots: int) -> None:
+        """Have so many slots; nothing runs. Raises EngineError, and has as many as before."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free the model's memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Nobody waits for this answer any more."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """Batch like this; `done` when it is so."""
+
+    batching: Batching
+    done: asyncio.Future[None]
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Answer, to show that the thread goes round."""
+
+    done: asyncio.Future[None]
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Stop."""
+
+
+Message = Request | Cancel | Configure | Ping | Close
+News = tuple[asyncio.Queue[Item] | asyncio.Future[None], Item]
+
+
+class BatchingEngine(Engine):
+    """The event loop's side: turns calls into messages, and what the thread posts into streams."""
+
+    def __init__(self, runner: Runner, tokenizer: Tokenizer, batching: Batching) -> None:
+        self.tokenizer = tokenizer
+        self.limits = runner.limits
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._scheduler = Scheduler(runner, batching, self._post)
+        self._thread = threading.Thread(target=self._scheduler.run, name="engine", daemon=True)
+        self._thread.start()
+
+    async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[list[int], None]:
+        request = Request(prompt, sampling, asyncio.Queue())
+        self._running_loop()
+        self._scheduler.send(request)
+        try:
+            while True:
+                items = [await request.answer.get()]
+                while not request.answer.empty():  # whatever else is ready goes along
+                    items.append(request.answer.get_nowait())
+                if tokens := [item for item in items if isinstance(item, int)]:
+                    yield tokens
+                if isinstance(items[-1], EngineError):
+                    raise items[-1]
+                if items[-1] is None:
+                    return
+        finally:
+            with suppress(EngineError):  # a thread that has stopped has forgotten it already
+                self._scheduler.send(Cancel(request))
+
+    async def configure(self, batching: Batching) -> None:
+        await self._ask(Configure(batching, self._running_loop().create_future()))
+
+    async def check_health(self) -> None:
+        await self._ask(Ping(self._running_loop().create_future()))
+
+    async def close(self) -> None:
+        with suppress(EngineError):
+            self._scheduler.send(Close())
+        await asyncio.to_thread(self._thread.join)
+
+    async def _ask(self, message: Configure | Ping) -> None:
+        self._scheduler.send(message)
+        await message.done
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        self._loop = asyncio.get_running_loop()
+        return self._loop
+
+    def _post(self, news: list[News]) -> None:
+        """Called on the thread: hand its news to the event loop."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(_deliver, news)
+
+
+def _deliver(news: list[News]) -> None:
+    for receiver, item in news:
+        if isinstance(receiver, asyncio.Queue):
+            receiver.put_nowait(item)
+        elif not receiver.done():
+            if isinstance(item, EngineError):
+                receiver.set_exception(item)
+            else:
+                receiver.set_result(None)
+
+
+class Scheduler:
+    """The thread's side: who waits, who runs, and how many tokens of each go into a step."""
+
+    def __init__(self, runner: Runner, batching: Batching, post: Callable[[list[News]], None]) -> None:
+        self.runner = runner
+        self.batching = batching
+        self.post = post
+        self.inbox: SimpleQueue[Message] = SimpleQueue()
+        self.gate = threading.Lock()
+        self.stopped = False
+        self.waiting: deque[Request] = deque()
+        self.running: list[Request] = []
+        self.changes: deque[Configure] = deque()
+        self.news: list[News] = []
+
+    def send(self, message: Message) -> None:
+        """Called on the event loop. Raises EngineError when the thread will not read the message any more."""
+        with self.gate:
+            if self.stopped:
+                raise EngineError("the engine has stopped")
+            self.inbox.put(message)
+
+    def run(self) -> None:
+        """Until a Close message. Whatever ends it, every answer hears of it."""
+        try:
+            while self._receive():
+                self._admit()
+                if self.running:
+                    self._step()
+                self._flush()
+        finally:
+            self._turn_everybody_away(EngineError("the engine has stopped"))
+            self._flush()
+            self.runner.close()
+
+    def _turn_everybody_away(self, reason: EngineError) -> None:
+        with self.gate:
+            self.stopped = True
+        while not self.inbox.empty():
+            match self.inbox.get():
+                case Request() as request:
+                    self.waiting.append(request)
+                case Configure(done=done) | Ping(done=done):
+                    self.news.append((done, reason))
+                case Cancel() | Close():
+                    pass
+        for change in self.changes:
+            self.news.append((change.done, reason))
+        for request in (*self.running, *self.waiting):
+            self._end(request, reason)
+
+    def _flush(self) -> None:
+        if self.news:
+            self.post(self.news)
+            self.news = []
+
+    def _receive(self) -> bool:
+        """Take what lies in the inbox; with nothing to do wait for it, and for a batch to fill. False: stop."""
+        idle = not self.running and not self.waiting
+        if idle and not self._take(None):
+            return False
+        until = time.monotonic() + self.batching.wait_s if idle and self.waiting else 0.0
+        while True:
+            filling = 0 < len(self.waiting) < self.runner.slots and not self.changes
+            left = until - time.monotonic() if filling else 0.0
+            try:
+                if not self._take(max(0.0, left)):
+                    return False
+            except Empty:
+                return True
+            if left > 0:
+                self._flush()
+
+    def _take(self, seconds: float | None) -> bool:
+        """Heed one message, waiting so long for it (None: for ever). Raises Empty. False: stop."""
+        match self.inbox.get(block=seconds != 0, timeout=seconds):
+            case Request() as request:
+                self.waiting.append(request)
+            case Cancel(request):
+                self._forget(request)
+            case Configure() as change:
+                self.changes.append(change)
+            case Ping(done):
+                self.news.append((done, None))
+            case Close():
+                return False
+        return True
+
+    def _admit(self) -> None:
+        """Give free slots to those who wait; while their number is to change, to nobody."""
+        while self.changes and not self.running:
+            self._configure(self.changes.popleft())
+        while self.waiting and len(self.running) < self.runner.slots and not self.changes:
+            request = self.waiting.popleft()
+            request.pending = request.prompt
+            self.runner.admit(request)
+            self.running.append(request)
+
+    def _configure(self, change: Configure) -> None:
+        problem: Item = None
+        try:
+            if change.batching.max_size != self.runner.slots:
+                self.runner.resize(change.batching.max_size)
+            self.batching = change.batching
+        except EngineError as error:
+            problem = error
+        self.news.append((change.done, problem))
+
+    def _step(self) -> None:
+        """A token of every answer under way, and as much of new prompts as fits beside them."""
+        shares = self._share_out()
+        try:
+            tokens = self.runner.step(shares)
+        except EngineError as error:
+            for request in list(self.running):
+                self._end(request, error)
+            return
+        for request, share in shares.items():
+            request.position += share
+            request.pending = request.pending[share:]
+        for request, token in tokens.items():
+            self._take_token(request, token)
+
+    def _share_out(self) -> dict[Request, int]:
+        """How many tokens of each go into this step: answers under way first, then prompts as they arrived."""
+        room = self.runner.step_tokens
+        shares = {}
+        for request in sorted(self.running, key=lambda request: request.generated == 0):
+            share = min(len(request.pending), room)
+            if share:
+                shares[request] = share
+            room -= share
+        return shares
+
+    def _take_token(self, request: Request, token: int) -> None:
+        if token in self.runner.end_tokens:
+            self._end(request, None)
+            return
+        request.generated += 1
+        request.pending = [token]
+        self.news.append((request.answer, token))
+        at_its_end = request.position >= self.runner.limits.context_length
+        if request.generated >= request.sampling.max_new_tokens or at_its_end:
+            self._end(request, None)
+
+    def _end(self, request: Request, last_item: EngineError | None) -> None:
+        self.news.append((request.answer, last_item))
+        self._forget(request)
+
+    def _forget(self, request: Request) -> None:
+        """Take the request out wherever it is; nothing happens to one that has ended."""
+        if request in self.waiting:
+            self.waiting.remove(request)
+        if request in self.running:
+            self.running.remove(request)
+            self.runner.forget(request)
