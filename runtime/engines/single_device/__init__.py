@@ -18,5 +18,5 @@ SPEC = EngineSpec(
     pipelines=("default", "defaulttransformers"),
     runs_in="workers",
     parallel="none",
-    loader=None,
+    loader="runtime.engines.single_device.engine:load",
 )

@@ -1,19 +1,23 @@
 """What every engine that can run must do, with a real model. A new engine needs one line in `ENGINES`."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, suppress
 from random import Random
 
 import pytest
 
-from demo.model import fetch
+from demo.model import fetch_safetensors
 from runtime.engines import ENGINES
 from runtime.engines.contract import Batching, Engine, Sampling, load
 from runtime.errors import ConfigError, EngineError
 from tests.runtime.support import arguments_for
 
-INITIALIZERS = {"llamaCpp": {"model_init_kwargs": {"n_ctx": 1024, "n_batch": 64}}}
+INITIALIZERS = {
+    "SingleDevice": {"dtype": "float32"},
+    "DeviceMap": {"dtype": "float32"},
+    "llamaCpp": {"model_init_kwargs": {"n_ctx": 1024, "n_batch": 64}},
+}
 SLOTS = 4
 FRANCE = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
 GREEDY = Sampling(max_new_tokens=16, temperature=0)
@@ -29,12 +33,22 @@ def test_an_engine_that_cannot_run_yet_says_so(name: str, tmp_path) -> None:
         load(arguments_for({"type": name}), tmp_path, Batching(1))
 
 
-@pytest.fixture(params=INITIALIZERS)
-async def engine(request) -> AsyncIterator[Engine]:
-    initializer = {"type": request.param, **INITIALIZERS[request.param]}
-    loaded = await asyncio.to_thread(load, arguments_for(initializer), fetch().parent, Batching(SLOTS))
-    yield loaded
-    await loaded.close()
+def loaded(name: str) -> Engine:
+    return load(arguments_for({"type": name, **INITIALIZERS[name]}), fetch_safetensors(), Batching(SLOTS))
+
+
+@pytest.fixture(scope="module", params=INITIALIZERS)
+def shared_engine(request) -> Iterator[Engine]:
+    """Loaded once for all tests; what one of them leaves behind, the next one stumbles over."""
+    engine = loaded(request.param)
+    yield engine
+    asyncio.run(engine.close())
+
+
+@pytest.fixture
+async def engine(shared_engine: Engine) -> AsyncIterator[Engine]:
+    yield shared_engine
+    await shared_engine.configure(Batching(SLOTS))
 
 
 async def tokens_of(engine: Engine, prompt: str, sampling: Sampling) -> list[int]:
@@ -137,7 +151,9 @@ async def test_arrivals_departures_and_resizes_in_any_order(engine: Engine, seed
             assert answer == await tokens_of(engine, prompts[number], sampling[number])
 
 
-async def test_health_and_close(engine: Engine) -> None:
+@pytest.mark.parametrize("name", INITIALIZERS)
+async def test_health_and_close(name: str) -> None:
+    engine = await asyncio.to_thread(loaded, name)
     await engine.check_health()
     endless = engine.generate(engine.tokenizer.encode("Once"), Sampling(max_new_tokens=900, min_new_tokens=900))
     await anext(endless)

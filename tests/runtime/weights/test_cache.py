@@ -17,17 +17,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def put(tmp_path: Path, content: bytes) -> Path:
     source = tmp_path / "source.gguf"
     source.write_bytes(content)
-    return store("acme/model", "model.gguf", source)
+    return store("acme/model", {"model.gguf": source}) / "model.gguf"
 
 
 def test_stored_files_lie_as_the_hub_lays_them(tmp_path: Path, folder: Path) -> None:
     path = put(tmp_path, b"weights")
     digest = hashlib.sha256(b"weights").hexdigest()
+    commit = hashlib.sha256(f"{digest} model.gguf\n".encode()).hexdigest()[:40]
     top = folder / "models--acme--model"
-    assert path == snapshot("acme/model", "main") / "model.gguf" == top / "snapshots" / digest[:40] / "model.gguf"
+    assert path == snapshot("acme/model", "main") / "model.gguf" == top / "snapshots" / commit / "model.gguf"
     assert path.resolve() == top / "blobs" / digest
-    assert (top / "refs" / "main").read_text() == digest[:40]
-    assert snapshot("acme/model", digest[:40]) == path.parent
+    assert (top / "refs" / "main").read_text() == commit
+    assert snapshot("acme/model", commit) == path.parent
     verify(path)
 
 

@@ -27,7 +27,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_cache_answers_for_model_id_or_hf_model_id(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"x")
-    assert folder_of(hf_model_id="acme/other", revision="main") if store("acme/other", "x", tmp_path / "x") else False
+    assert folder_of(hf_model_id="acme/other", revision="main") if store("acme/other", {"x": tmp_path / "x"}) else False
     with pytest.raises(ConfigError, match=r"registry/acme--model.yaml: model_config.model_id: acme/model is not in"):
         folder_of()
     with pytest.raises(

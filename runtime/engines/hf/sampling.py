@@ -1,0 +1,89 @@
+"""Choosing tokens: each row of a batch by its own parameters, with the processors of transformers."""
+
+from collections.abc import Sequence
+
+import torch
+from transformers.generation import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from runtime.engines.contract import Sampling
+
+
+class Sampler:
+    """Chooses the tokens of one sequence. Order as in `generate()`: penalties, temperature, then the cuts."""
+
+    def __init__(
+        self, sampling: Sampling, prompt: Sequence[int], end_tokens: Sequence[int], device: torch.device
+    ) -> None:
+        self._sampling = sampling
+        self._tokens = list(prompt)
+        self._processors = LogitsProcessorList(_processors(sampling, len(prompt), end_tokens, device))
+        self._generator = torch.Generator(device)
+        if sampling.seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(sampling.seed)
+
+    @property
+    def takes_the_best(self) -> bool:
+        """Whether it is the most likely token, and nothing else plays a part."""
+        return self._sampling.temperature == 0 and not self._processors
+
+    def choose(self, logits: torch.Tensor) -> torch.Tensor:
+        """The next token, [1], from the last one's logits, [vocabulary]."""
+        seen = torch.tensor([self._tokens], device=logits.device)
+        scores = self._processors(seen, logits.unsqueeze(0))
+        if self._sampling.temperature == 0:
+            return scores.argmax(-1)
+        return torch.multinomial(scores.softmax(-1), 1, generator=self._generator)[0]
+
+    def accept(self, token: int) -> None:
+        """The token that was chosen."""
+        self._tokens.append(token)
+
+
+def _processors(
+    sampling: Sampling, prompt_length: int, end_tokens: Sequence[int], device: torch.device
+) -> list[LogitsProcessor]:
+    found: list[LogitsProcessor] = []
+    if sampling.repetition_penalty != 1.0:
+        found.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
+    if sampling.presence_penalty or sampling.frequency_penalty:
+        found.append(AnswerPenalties(sampling, prompt_length))
+    if sampling.min_new_tokens:
+        found.append(
+            MinNewTokensLengthLogitsProcessor(prompt_length, sampling.min_new_tokens, list(end_tokens), device)
+        )
+    if sampling.temperature == 0:
+        return found
+    if sampling.temperature != 1.0:
+        found.append(TemperatureLogitsWarper(sampling.temperature))
+    if sampling.top_k:
+        found.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        found.append(TopPLogitsWarper(sampling.top_p))
+    if sampling.min_p:
+        found.append(MinPLogitsWarper(sampling.min_p))
+    return found
+
+
+class AnswerPenalties(LogitsProcessor):  # type: ignore[misc]
+    """OpenAI's presence and frequency penalties, which transformers does not have: they count the answer alone."""
+
+    def __init__(self, sampling: Sampling, prompt_length: int) -> None:
+        self._presence, self._frequency = sampling.presence_penalty, sampling.frequency_penalty
+        self._prompt_length = prompt_length
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        counts = torch.zeros_like(scores)
+        answer = input_ids[:, self._prompt_length :]
+        counts.scatter_add_(1, answer, torch.ones_like(answer, dtype=counts.dtype))
+        return scores - self._frequency * counts - self._presence * (counts > 0)

@@ -1,0 +1,111 @@
+"""The batch against `generate()`: small random models of many kinds, their rows joining and leaving."""
+
+from random import Random
+
+import pytest
+import torch
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
+
+from runtime.engines.batching import Request
+from runtime.engines.contract import Limits, Sampling
+from runtime.engines.hf.runner import HfRunner
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 97}
+KINDS = {
+    "llama": {**SIZES, "intermediate_size": 64, "num_key_value_heads": 2},
+    "qwen2": {**SIZES, "intermediate_size": 64, "num_key_value_heads": 2},
+    "mistral": {**SIZES, "intermediate_size": 64, "num_key_value_heads": 2, "sliding_window": 12},
+    "gemma2": {**SIZES, "intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 8, "sliding_window": 12},
+    "phi": {**SIZES, "intermediate_size": 64},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 97, "bos_token_id": 1, "eos_token_id": 1},
+    "gpt_neox": {**SIZES, "intermediate_size": 64},
+    "falcon": {**SIZES, "alibi": True, "new_decoder_architecture": False},
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4, "vocab_size": 97},
+    "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4, "vocab_size": 97, "max_seq_len": 2048},
+}
+"""Rotary, learned and ALiBi positions; windows, and layers that alternate between a window and everything."""
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def model(request) -> PreTrainedModel:
+    torch.manual_seed(1)
+    config = CONFIG_MAPPING[request.param](**KINDS[request.param], pad_token_id=0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4)  # far from each other, so that rounding chooses no token
+    return model
+
+
+def alone(model: PreTrainedModel, prompt: list[int], length: int) -> list[int]:
+    tokens = torch.tensor([prompt])
+    done = model.generate(
+        tokens, attention_mask=torch.ones_like(tokens), do_sample=False, max_new_tokens=length, eos_token_id=None
+    )
+    return done[0, len(prompt) :].tolist()
+
+
+class Driver:
+    """Steps a runner as the scheduler does."""
+
+    def __init__(self, runner: HfRunner) -> None:
+        self.runner = runner
+        self.answers: dict[Request, list[int]] = {}
+        self.running: list[Request] = []
+
+    def admit(self, prompt: list[int], length: int) -> Request:
+        request = Request(prompt, Sampling(max_new_tokens=length, temperature=0), None, pending=prompt)
+        self.answers[request] = []
+        self.running.append(request)
+        self.runner.admit(request)
+        return request
+
+    def step(self, most: int) -> None:
+        shares = {request: min(len(request.pending), most) for request in self.running}
+        tokens = self.runner.step(shares)
+        for request, share in shares.items():
+            request.position += share
+            request.pending = request.pending[share:]
+        for request, token in tokens.items():
+            self.answers[request].append(token)
+            request.pending = [token]
+            if len(self.answers[request]) == request.sampling.max_new_tokens:
+                self.end(request)
+
+    def end(self, request: Request) -> None:
+        self.running.remove(request)
+        self.runner.forget(request)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_that_come_and_go_say_what_they_say_alone(model: PreTrainedModel, seed: int) -> None:
+    random = Random(seed)
+    driver = Driver(HfRunner(model, 4, Limits(2048, 97), []))
+    for _ in range(120):
+        if len(driver.running) < 4 and random.random() < 0.5:
+            prompt = [random.randrange(1, 97) for _ in range(random.randint(1, 40))]
+            driver.admit(prompt, random.randint(1, 25))
+        if driver.running and random.random() < 0.05:
+            driver.end(random.choice(driver.running))
+        driver.step(random.choice([1, 7, 100]))
+    while driver.running:
+        driver.step(100)
+    assert len(driver.answers) > 10
+    for request, answer in driver.answers.items():
+        assert answer == alone(model, request.prompt, len(answer)) if answer else True
+
+
+def test_columns_are_taken_back_and_grow(model: PreTrainedModel) -> None:
+    """One row outlives many others, beyond the first columns, and others after it."""
+    driver = Driver(HfRunner(model, 2, Limits(2048, 97), []))
+    long = driver.admit([5, 6, 7], 330)
+    for number in range(14):
+        other = driver.admit([number + 1, 2, 3], 25)
+        while other in driver.running:
+            driver.step(100)
+    last = driver.admit([9] * 20, 300)
+    while driver.running:
+        driver.step(100)
+    for request in (long, last):
+        answer = driver.answers[request]
+        assert answer == alone(model, request.prompt, len(answer))
