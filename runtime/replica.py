@@ -1,27 +1,35 @@
 """One replica: an engine, its text, its limits. Knows nothing of Ray."""
 
 import asyncio
-import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
 from runtime.admission import Admission
 from runtime.api.requests import Border, ValidRequest
 from runtime.api.responses import Delta, Finish
 from runtime.application import ModelArguments, ModelCard, ModelSettings
-from runtime.engines.contract import Batching, Engine, Sampling, load
+from runtime.engines.contract import Batching, Engine, Sampling
 from runtime.errors import ConfigError, EngineError
+from runtime.loading import load_model
 from runtime.text.detokenize import Detokenizer
 from runtime.text.prompt import ChatTemplate
 from runtime.text.stops import StopMatcher
-from runtime.weights.sources import model_folder
+
+Load = Callable[[ModelArguments, Batching], Awaitable[Engine]]
+"""Loads the model somewhere. Raises ConfigError."""
+
+
+async def load_here(arguments: ModelArguments, batching: Batching) -> Engine:
+    """The model in this process."""
+    return await asyncio.to_thread(load_model, arguments, batching)
 
 
 class Replica:
     """A model that answers. `api.routes.create_app` makes it an HTTP service."""
 
-    def __init__(self, arguments: ModelArguments) -> None:
+    def __init__(self, arguments: ModelArguments, load: Load = load_here) -> None:
         self.model_id = arguments.model_id
+        self._load = load
         self._arguments = arguments
         self._engine: Engine | None = None
         self._template: ChatTemplate | None = None
@@ -38,7 +46,7 @@ class Replica:
         generation = settings.generation
         batching = Batching(generation.max_batch_size, generation.batch_wait_timeout_s)
         if self._engine is None:
-            self._engine = await asyncio.to_thread(self._load, batching)
+            self._engine = await self._load(self._arguments, batching)
             template = self._engine.tokenizer.chat_template
             self._template = ChatTemplate(template, self._engine.tokenizer.special_tokens) if template else None
             if self._arguments.warmup:
@@ -54,10 +62,6 @@ class Replica:
         except EngineError as error:
             field = "model_config.generation.max_batch_size"
             raise ConfigError(field, self._arguments.declared_in, str(error)) from error
-
-    def _load(self, batching: Batching) -> Engine:
-        os.environ.update(_from_node(self._arguments))
-        return load(self._arguments, model_folder(self._arguments), batching)
 
     @staticmethod
     async def _warm_up(engine: Engine) -> None:
@@ -106,14 +110,3 @@ class Replica:
     def _loaded(self) -> tuple[Engine, ModelSettings]:
         assert self._engine is not None and self._settings is not None  # Ray configures before it sends requests
         return self._engine, self._settings
-
-
-def _from_node(arguments: ModelArguments) -> dict[str, str]:
-    """The variables that the registry file takes from the node, with their values. Raises ConfigError."""
-    wanted = arguments.environment or {}
-    missing = [name for name in wanted.values() if name not in os.environ]
-    if missing:
-        field = "model_config.initialization.runtime_env.env_vars"
-        problem = f"this node has no environment variable {', '.join(missing)}; set it where `ray start` runs"
-        raise ConfigError(field, arguments.declared_in, problem)
-    return {name: os.environ[node_name] for name, node_name in wanted.items()}

@@ -15,11 +15,12 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 from starlette.types import ASGIApp
 
+from runtime import workers
 from runtime.api.routes import create_app
 from runtime.application import GatewayArguments, GatewaySettings, ModelArguments, ModelSettings
 from runtime.errors import ConfigError, LLMServeError
 from runtime.gateway import Gateway as GatewayService
-from runtime.replica import Replica
+from runtime.replica import Replica, load_here
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +29,8 @@ class Model:
     """A replica of one model. Ray calls `reconfigure` before the first request, and again for new settings."""
 
     def __init__(self, arguments: ModelArguments) -> None:
-        self.replica = Replica(arguments)
+        in_replica = arguments.initialization.engine.runs_in == "replica"
+        self.replica = Replica(arguments, load_here if in_replica else workers.start)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return create_app(self.replica)

@@ -19,7 +19,6 @@ from runtime.application import (
     ModelSpec,
 )
 from runtime.schema import Schema
-from runtime.schema.deployment import RayActorOptions
 
 MODEL_IMPORT_PATH = "runtime.serve:model"
 GATEWAY_IMPORT_PATH = "runtime.serve:gateway"
@@ -103,49 +102,24 @@ def _model_deployment(spec: ModelSpec) -> Document:
         "graceful_shutdown_timeout_s": config.graceful_shutdown_timeout_s,
         "health_check_period_s": config.health_check_period_s,
         "health_check_timeout_s": config.health_check_timeout_s,
-        **_placement(spec),
+        "ray_actor_options": _actor_options(spec),
         "user_config": _dump(settings),
     }
 
 
-def _placement(spec: ModelSpec) -> Document:
-    """Where the replica and its workers run.
+def _actor_options(spec: ModelSpec) -> Document:
+    """Where the replica runs. An engine that computes in it gives it the worker's resources.
 
-    An engine that computes in the replica gives the worker's resources to the replica actor. One with workers
-    gets a placement group: a bundle for the coordinating replica, then one a worker.
+    One that has workers makes a placement group for them when it starts: a bundle each, as `scaling_config` says.
     """
     options = spec.deployment_config.ray_actor_options
     scaling = spec.scaling_config
-    actor = _dump(options)
+    actor: Document = _dump(options)
     if spec.model.initialization.engine.runs_in == "replica":
         actor["num_cpus"] = options.num_cpus + scaling.num_cpus_per_worker
         actor["num_gpus"] = scaling.num_gpus_per_worker
         actor["resources"] = dict(scaling.resources_per_worker)
-        return {"ray_actor_options": actor}
-    coordinator = _bundle({"CPU": options.num_cpus, **_demands(options), **options.resources})
-    worker = _bundle(
-        {
-            "CPU": scaling.num_cpus_per_worker,
-            "GPU": scaling.num_gpus_per_worker,
-            **scaling.resources_per_worker,
-        }
-    )
-    return {
-        "ray_actor_options": actor,
-        "placement_group_bundles": [coordinator, *[worker] * scaling.num_workers],
-        "placement_group_strategy": scaling.placement_strategy,
-    }
-
-
-def _demands(options: RayActorOptions) -> dict[str, float]:
-    """What Ray adds to an actor's resources, so that its bundle must have it. Source: `resources_from_ray_options`."""
-    accelerator = {f"accelerator_type:{options.accelerator_type}": 0.001} if options.accelerator_type else {}
-    return {"memory": options.memory or 0.0, **accelerator}
-
-
-def _bundle(resources: dict[str, float]) -> dict[str, float]:
-    """Ray refuses a bundle that asks for nothing of something, or for nothing at all."""
-    return {name: amount for name, amount in resources.items() if amount} or {"CPU": 0.001}
+    return actor
 
 
 def gateway_application(cluster: ClusterSpec, models: Iterable[Facts]) -> Document:

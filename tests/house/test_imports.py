@@ -58,6 +58,8 @@ LAYERS = {
         ("runtime.text", "runtime.weights"),
         ("runtime.engines.hf",),
         ("runtime.engines.*",),
+        ("runtime.loading",),
+        ("runtime.workers",),
         ("runtime.api",),
         ("runtime.admission",),
         ("runtime.replica", "runtime.gateway"),
@@ -94,6 +96,7 @@ HEAVY_IN = {
     "runtime/gateway.py": {"aiohttp", "fastapi"},
     "runtime/serve.py": {"ray", "starlette"},
     "runtime/text/prompt.py": {"jinja2"},
+    "runtime/workers.py": {"ray"},
 }
 """The files that exist for them."""
 

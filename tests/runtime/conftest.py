@@ -16,7 +16,7 @@ def make_replica(engine, monkeypatch, tmp_path):
     """Makes a replica on the scripted engine, with settings as `settings_for` takes them."""
 
     async def make(**settings) -> Replica:
-        monkeypatch.setattr("runtime.replica.load", lambda *_: engine)
+        monkeypatch.setattr("runtime.loading.load", lambda *_: engine)
         mirror = {"s3_mirror_config": {"bucket_uri": str(tmp_path)}}
         replica = Replica(arguments_for({"type": "llamaCpp"}, initialization=mirror))
         await replica.configure(settings_for(**settings))

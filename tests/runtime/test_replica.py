@@ -152,7 +152,7 @@ async def test_new_settings_hold_at_once_and_load_nothing(make_replica, engine, 
     def load_again(*_: object) -> None:
         pytest.fail("the model was loaded again")
 
-    monkeypatch.setattr("runtime.replica.load", load_again)
+    monkeypatch.setattr("runtime.loading.load", load_again)
     settings = settings_for(max_batch_size=3, max_waiting_requests=0, prompt_format="B {instruction}")
     await replica.configure(settings)
     assert engine.slots == 3
@@ -192,7 +192,7 @@ async def test_the_card_follows_the_settings(make_replica) -> None:
 async def test_a_warm_up_generates_once_before_the_replica_is_ready(
     engine, monkeypatch, tmp_path, warmup, asked
 ) -> None:
-    monkeypatch.setattr("runtime.replica.load", lambda *_: engine)
+    monkeypatch.setattr("runtime.loading.load", lambda *_: engine)
     mirror = {"s3_mirror_config": {"bucket_uri": str(tmp_path)}}
     replica = Replica(arguments_for({"type": "llamaCpp"}, initialization=mirror, warmup=warmup))
     await replica.configure(settings_for())
@@ -209,7 +209,7 @@ async def test_a_model_that_cannot_be_loaded_is_tried_again(engine, monkeypatch,
         with pytest.raises(ConfigError, match=r"registry/acme--model\.yaml: model_config\.initialization"):
             await replica.configure(settings_for())
     (tmp_path / "missing").mkdir()
-    monkeypatch.setattr("runtime.replica.load", lambda *_: engine)
+    monkeypatch.setattr("runtime.loading.load", lambda *_: engine)
     await replica.configure(settings_for())
     assert text_of(await deltas_of(replica, asking())) == "Hello world"
 
@@ -230,7 +230,7 @@ async def test_secrets_come_from_the_nodes_environment(engine, monkeypatch, tmp_
     replica = Replica(arguments_for({"type": "llamaCpp"}, initialization=mirror, environment=environment))
     seen = []
     monkeypatch.setenv("SEEN_BY_THE_ENGINE", "old")
-    monkeypatch.setattr("runtime.replica.load", lambda *_: seen.append(os.environ["SEEN_BY_THE_ENGINE"]) or engine)
+    monkeypatch.setattr("runtime.loading.load", lambda *_: seen.append(os.environ["SEEN_BY_THE_ENGINE"]) or engine)
     with pytest.raises(ConfigError, match=r"env_vars: this node has no environment variable HELD_BY_THE_NODE"):
         await replica.configure(settings_for())
     monkeypatch.setenv("HELD_BY_THE_NODE", "secret")

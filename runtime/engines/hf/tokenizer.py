@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as FastTokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from runtime.engines.contract import Tokenizer
 from runtime.errors import EngineError
@@ -19,6 +18,8 @@ _SPACE = "\u2581"
 
 def load_tokenizer(folder: Path, **options: Any) -> "HfTokenizer":
     """The tokenizer of a model's folder. Raises EngineError where its tokens cannot be turned into text one by one."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast  # seconds, which a replica need not wait for
+
     loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
     if not isinstance(loaded, PreTrainedTokenizerFast):
         raise EngineError(f"{type(loaded).__name__} has no `tokenizer.json`: its tokens cannot be streamed")

@@ -6,11 +6,8 @@ from typing import Any, get_args
 
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import BaseModel
 from ray.serve.schema import ServeDeploySchema
-from ray.util.placement_group import validate_placement_group
 
 from compiler.pipeline import compile_project, outputs
 from compiler.source.project import Project
@@ -24,7 +21,7 @@ DOCUMENTS = [
     for folder in (REPO / "generated", *sorted(CASES.glob("*/expected/generated")))
     for path in sorted(folder.rglob("*.yaml"))
 ]
-FREE = {"args", "user_config", "runtime_env", "resources", "placement_group_bundles"}
+FREE = {"args", "user_config", "runtime_env", "resources"}
 """Keys whose contents Ray does not declare."""
 
 
@@ -50,11 +47,7 @@ def models_in(annotation: Any) -> list[type]:
 def test_ray_takes_every_key_of_every_document(path: Path) -> None:
     document = yaml.safe_load(path.read_text())
     assert list(unknown_keys(document, ServeDeploySchema)) == []
-    parsed = ServeDeploySchema.model_validate(document)
-    for application in parsed.applications:
-        for deployment in application.deployments:
-            if isinstance(deployment.placement_group_bundles, list):
-                validate_placement_group(deployment.placement_group_bundles, deployment.placement_group_strategy)
+    ServeDeploySchema.model_validate(document)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: "/".join(path.parts[-4:]))
@@ -104,33 +97,27 @@ def test_only_what_needs_new_processes_restarts_them(tmp_path: Path, name: str) 
     assert bool(restarts) == (name in COLD)
 
 
-@given(
-    cpus=st.floats(0, 64),
-    workers=st.integers(1, 16),
-    worker_cpus=st.floats(0, 64),
-    gpus=st.sampled_from([0, 0.5, 1, 4]),
-)
-def test_workers_get_what_the_file_says_and_no_bundle_is_empty(cpus, workers, worker_cpus, gpus) -> None:
+@pytest.mark.parametrize("engine", ["vLLM", "llamaCpp"])
+def test_a_replica_has_what_its_engine_computes_with(engine: str) -> None:
     from compiler.lower.serve import Model, model_application
     from runtime.application import ModelSpec
 
+    in_replica = engine == "llamaCpp"
     spec = ModelSpec.model_validate(
         {
-            "deployment_config": {"ray_actor_options": {"num_cpus": cpus, "resources": {"head": 0.01}}},
-            "model_config": {"model_id": "a/b", "initialization": {"initializer": {"type": "vLLM"}}},
+            "deployment_config": {
+                "ray_actor_options": {"num_cpus": 2, "resources": {} if in_replica else {"m5": 0.01}}
+            },
+            "model_config": {"model_id": "a/b", "initialization": {"initializer": {"type": engine}}},
             "scaling_config": {
-                "num_workers": workers,
-                "num_cpus_per_worker": worker_cpus,
-                "num_gpus_per_worker": gpus,
-                "resources_per_worker": {"node": 0.5},
+                "num_cpus_per_worker": 3.0,
+                "num_gpus_per_worker": 4.0,
+                "resources_per_worker": {"g5": 0.5},
             },
         }
     )
-    deployment = model_application(Model("a--b", "registry/a--b.yaml", spec))["deployments"][0]
-    coordinator, *bundles = deployment["placement_group_bundles"]
-    assert len(bundles) == workers
-    assert all(bundle == bundles[0] for bundle in bundles)
-    wanted = {"CPU": worker_cpus, "GPU": gpus, "node": 0.5}
-    assert bundles[0] == {name: amount for name, amount in wanted.items() if amount}
-    assert coordinator.get("CPU", 0) == cpus
-    assert coordinator["head"] == deployment["ray_actor_options"]["resources"]["head"] == 0.01
+    application = model_application(Model("a--b", "registry/a--b.yaml", spec))
+    actor = application["deployments"][0]["ray_actor_options"]
+    found = actor["num_cpus"], actor.get("num_gpus", 0), actor["resources"]
+    assert found == ((5, 4, {"g5": 0.5}) if in_replica else (2, 0, {"m5": 0.01}))
+    assert application["args"]["scaling_config"]["resources_per_worker"] == {"g5": 0.5}

@@ -1,0 +1,237 @@
+"""An engine in Ray actors: a placement group of workers, and the replica's end of the wire to them.
+
+The worker sends what all its answers have to say in one stream, as it comes: a message of Ray's a step, however many
+requests run.
+"""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from runtime.application import ModelArguments
+from runtime.engines.contract import Batching, Engine, Limits, Sampling, Tokenizer
+from runtime.errors import ConfigError, EngineError, LLMServeError
+from runtime.loading import load_model
+
+_log = logging.getLogger(__name__)
+
+_REQUESTS = 10_000
+"""Calls that a worker takes at a time; how many requests run is the engine's business."""
+
+Item = list[int] | EngineError | None
+"""News of an answer: tokens, the error that ended it, or None at its end."""
+
+
+class Worker:
+    """The actor that holds the engine."""
+
+    def __init__(self, arguments: ModelArguments) -> None:
+        self._arguments = arguments
+        self._engine: Engine | None = None
+        self._answers: dict[int, asyncio.Task[None]] = {}
+        self._news: list[tuple[int, Item]] = []
+        self._has_news = asyncio.Event()
+
+    async def start(self, batching: Batching) -> tuple[Tokenizer, Limits]:
+        """Load the model. Raises ConfigError."""
+        self._engine = await asyncio.to_thread(load_model, self._arguments, batching)
+        return self._engine.tokenizer, self._engine.limits
+
+    async def begin(self, number: int, prompt: Sequence[int], sampling: Sampling) -> None:
+        """An answer, by its number in the news."""
+        self._answers[number] = asyncio.create_task(self._answer(number, prompt, sampling))
+
+    async def cancel(self, number: int) -> None:
+        """Nobody waits for this answer any more."""
+        if answer := self._answers.get(number):
+            answer.cancel()
+
+    async def _answer(self, number: int, prompt: Sequence[int], sampling: Sampling) -> None:
+        last: EngineError | None = None
+        try:
+            async with aclosing(self._loaded().generate(prompt, sampling)) as batches:
+                async for tokens in batches:
+                    self._tell(number, tokens)
+        except EngineError as error:
+            last = error
+        finally:
+            del self._answers[number]
+        self._tell(number, last)
+
+    def _tell(self, number: int, item: Item) -> None:
+        self._news.append((number, item))
+        self._has_news.set()
+
+    async def news(self) -> AsyncGenerator[list[tuple[int, Item]], None]:
+        """What all answers say from now on."""
+        while True:
+            await self._has_news.wait()
+            self._has_news.clear()
+            news, self._news = self._news, []
+            yield news
+
+    async def configure(self, batching: Batching) -> None:
+        """As the engine's."""
+        await self._loaded().configure(batching)
+
+    async def check_health(self) -> None:
+        """As the engine's."""
+        await self._loaded().check_health()
+
+    async def close(self) -> None:
+        """As the engine's."""
+        if self._engine is not None:
+            await self._engine.close()
+
+    def _loaded(self) -> Engine:
+        assert self._engine is not None  # nothing is sent before `start` has answered
+        return self._engine
+
+
+@dataclass
+class RemoteEngine(Engine):
+    """An engine in a worker. It ends with the worker, and cannot come back: the replica starts anew."""
+
+    group: PlacementGroup
+    worker: Any
+    tokenizer: Tokenizer
+    limits: Limits
+    _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
+    _answers: dict[int, asyncio.Queue[Item]] = field(default_factory=dict)
+    _gone: EngineError | None = None
+
+    def __post_init__(self) -> None:
+        self._listening = asyncio.create_task(self._listen())
+
+    async def _listen(self) -> None:
+        """Hand out the news, until there is no worker any more."""
+        try:
+            async for reference in self.worker.news.options(num_returns="streaming").remote():
+                for number, item in await reference:
+                    if answer := self._answers.get(number):
+                        answer.put_nowait(item)
+        except (RayActorError, RayTaskError) as error:
+            _log.error("the worker is gone: %s", error)
+        self._gone = EngineError("the worker that computes has died; the replica starts anew")
+        for answer in self._answers.values():
+            answer.put_nowait(self._gone)
+
+    async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[list[int], None]:
+        if self._gone:
+            raise self._gone
+        number, answer = next(self._numbers), asyncio.Queue[Item]()
+        self._answers[number] = answer
+        self.worker.begin.remote(number, prompt, sampling)
+        try:
+            while (item := await answer.get()) is not None:
+                if isinstance(item, EngineError):
+                    raise item
+                yield item
+        finally:
+            del self._answers[number]
+            if not self._gone:
+                self.worker.cancel.remote(number)
+
+    async def configure(self, batching: Batching) -> None:
+        await self._ask(self.worker.configure.remote(batching))
+
+    async def check_health(self) -> None:
+        await self._ask(self.worker.check_health.remote())
+
+    async def _ask(self, reference: Any) -> None:
+        try:
+            await reference
+        except RayTaskError as error:
+            raise _said(error) from error
+        except RayActorError as error:
+            raise EngineError("the worker that computes has died") from error
+
+    async def close(self) -> None:
+        with suppress(EngineError):
+            await self._ask(self.worker.close.remote())
+        self._listening.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._listening
+        ray.kill(self.worker)
+        remove_placement_group(self.group)
+
+
+async def start(arguments: ModelArguments, batching: Batching) -> Engine:
+    """The model in workers of its own, placed as `scaling_config` says. Raises ConfigError."""
+    group = await asyncio.to_thread(_place, arguments)
+    worker = _worker(arguments, group, 0)
+    try:
+        tokenizer, limits = await worker.start.remote(batching)
+    except RayTaskError as error:
+        remove_placement_group(group)
+        raise _said(error) from error
+    except RayActorError as error:
+        remove_placement_group(group)
+        problem = f"the worker died while it loaded the model: {str(error).strip().splitlines()[0]}"
+        raise ConfigError("model_config.initialization.initializer", arguments.declared_in, problem) from error
+    return RemoteEngine(group, worker, tokenizer, limits)
+
+
+def _said(error: RayTaskError) -> LLMServeError:
+    """Our own error, as the worker raised it; any other is a bug, and goes its way."""
+    if isinstance(error.cause, LLMServeError):
+        return error.cause
+    raise error
+
+
+def _bundle(arguments: ModelArguments) -> dict[str, float]:
+    """What one worker asks for. Ray refuses a bundle that asks for nothing of something, or for nothing at all."""
+    scaling = arguments.scaling_config
+    asked = {"CPU": scaling.num_cpus_per_worker, "GPU": scaling.num_gpus_per_worker, **scaling.resources_per_worker}
+    return {name: amount for name, amount in asked.items() if amount} or {"CPU": 0.001}
+
+
+def _place(arguments: ModelArguments) -> PlacementGroup:
+    """A place for every worker. Blocks; raises ConfigError that says what is missing."""
+    scaling = arguments.scaling_config
+    bundle = _bundle(arguments)
+    group = placement_group([bundle] * scaling.num_workers, scaling.placement_strategy)
+    if group.wait(scaling.pg_timeout_s):
+        return group
+    remove_placement_group(group)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    problem = f"no place for {scaling.num_workers} x {_shown(bundle)} ({scaling.placement_strategy}) within"
+    problem += f" {scaling.pg_timeout_s:g} s: {_what_is_missing(bundle, nodes)}"
+    raise ConfigError("scaling_config", arguments.declared_in, problem)
+
+
+def _shown(bundle: Mapping[str, float]) -> str:
+    return "{" + ", ".join(f"{name}: {amount:g}" for name, amount in bundle.items()) + "}"
+
+
+def _what_is_missing(bundle: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> str:
+    """Why no node, or not enough of them, can take the bundle."""
+    for name, amount in bundle.items():
+        most = max((node.get(name, 0.0) for node in nodes), default=0.0)
+        if most < amount:
+            return f"no node has {amount:g} of `{name}`" + (f", the most is {most:g}" if most else "")
+    if not any(all(node.get(name, 0.0) >= amount for name, amount in bundle.items()) for node in nodes):
+        return "no node has all of that"
+    return "the nodes that have all of that are too few, or taken"
+
+
+def _worker(arguments: ModelArguments, group: PlacementGroup, index: int) -> Any:
+    """An actor in a bundle of the group, with all that the bundle has."""
+    bundle = _bundle(arguments)
+    options = {
+        "num_cpus": bundle.pop("CPU", 0),
+        "num_gpus": bundle.pop("GPU", 0),
+        "resources": bundle,
+        "max_concurrency": _REQUESTS,
+        "scheduling_strategy": PlacementGroupSchedulingStrategy(group, index, True),
+    }
+    return ray.remote(Worker).options(**options).remote(arguments)

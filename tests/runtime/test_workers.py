@@ -1,0 +1,165 @@
+"""Engines in Ray actors, on a cluster of several nodes that this machine plays."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from demo.model import REPOSITORY, fetch_safetensors
+from runtime import workers
+from runtime.application import ModelArguments
+from runtime.engines.contract import Batching, Engine, Sampling
+from runtime.errors import ConfigError, EngineError
+from tests.runtime.support import arguments_for
+
+FRANCE = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+GREEDY = Sampling(max_new_tokens=16, temperature=0)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A head for the coordinators, and two nodes for workers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "resources": {"instance_type_m5": 1}})
+        for _ in range(2):
+            cluster.add_node(num_cpus=2, resources={"instance_type_g5": 1})
+        ray.init(address=cluster.address, log_to_driver=False)
+        yield cluster
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def arguments(initialization: dict | None = None, **scaling) -> ModelArguments:
+    fetch_safetensors()
+    initialization = {"hf_model_id": REPOSITORY, **(initialization or {})}
+    found = arguments_for({"type": "SingleDevice", "dtype": "float32"}, initialization=initialization)
+    plain = {"num_gpus_per_worker": 0.0, "pg_timeout_s": 1.0} | scaling
+    return found.model_copy(update={"scaling_config": found.scaling_config.model_copy(update=plain)})
+
+
+@pytest.fixture
+async def engine(cluster: Cluster) -> AsyncIterator[workers.RemoteEngine]:
+    started = await workers.start(arguments(resources_per_worker={"instance_type_g5": 0.01}), Batching(4))
+    assert isinstance(started, workers.RemoteEngine)
+    yield started
+    await started.close()
+
+
+async def text_of(engine: Engine, prompt: str = FRANCE, sampling: Sampling = GREEDY) -> str:
+    async with aclosing(engine.generate(engine.tokenizer.encode(prompt), sampling)) as batches:
+        tokens = [token async for batch in batches for token in batch]
+    return b"".join(map(engine.tokenizer.piece, tokens)).decode()
+
+
+@pytest.mark.parametrize(
+    ("scaling", "problem"),
+    [
+        (
+            {"resources_per_worker": {"instance_type_p4d": 0.01}},
+            r"no place for 1 x \{CPU: 1, instance_type_p4d: 0.01\} \(PACK\) within 1 s: "
+            r"no node has 0.01 of `instance_type_p4d`",
+        ),
+        ({"num_gpus_per_worker": 1.0}, "no node has 1 of `GPU`"),
+        ({"num_cpus_per_worker": 8.0}, "no node has 8 of `CPU`, the most is 2"),
+        ({"resources_per_worker": {"instance_type_m5": 0.5, "instance_type_g5": 0.5}}, "no node has all of that"),
+        (
+            {
+                "num_workers": 3,
+                "placement_strategy": "STRICT_SPREAD",
+                "resources_per_worker": {"instance_type_g5": 0.1},
+            },
+            "the nodes that have all of that are too few, or taken",
+        ),
+    ],
+    ids=["unknown", "gpu", "too-much", "apart", "strict"],
+)
+async def test_what_cannot_be_placed_says_what_is_missing(cluster: Cluster, scaling: dict, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        await workers.start(arguments(**{"num_cpus_per_worker": 1.0} | scaling), Batching(1))
+    assert not [each for each in ray.util.placement_group_table().values() if each["state"] == "PENDING"]
+
+
+@pytest.mark.parametrize(("strategy", "nodes"), [("STRICT_PACK", 1), ("PACK", 1), ("SPREAD", 2), ("STRICT_SPREAD", 2)])
+def test_workers_lie_on_the_node_type_and_as_close_as_told(cluster: Cluster, strategy: str, nodes: int) -> None:
+    wanted = arguments(
+        num_workers=2,
+        num_cpus_per_worker=1.0,
+        placement_strategy=strategy,
+        pg_timeout_s=10.0,
+        resources_per_worker={"instance_type_g5": 0.01},
+    )
+    group = workers._place(wanted)
+    placed = ray.util.placement_group_table(group)["bundles_to_node_id"].values()
+    ray.util.remove_placement_group(group)
+    g5 = {node["NodeID"] for node in ray.nodes() if "instance_type_g5" in node["Resources"]}
+    assert len(set(placed)) == nodes
+    assert set(placed) <= g5
+
+
+async def test_it_is_the_engine_that_it_holds(engine: workers.RemoteEngine) -> None:
+    assert engine.limits.context_length == 8192
+    assert await asyncio.gather(*(text_of(engine) for _ in range(6))) == ["The capital of France is Paris."] * 6
+    await engine.check_health()
+    await engine.configure(Batching(2))
+    assert await text_of(engine) == "The capital of France is Paris."
+
+
+async def test_closing_an_answer_frees_its_slot(engine: workers.RemoteEngine) -> None:
+    await engine.configure(Batching(1))
+    endless = engine.generate(engine.tokenizer.encode("Once"), Sampling(900, 900))
+    await anext(endless)
+    waiting = asyncio.create_task(text_of(engine))
+    await asyncio.sleep(0.5)
+    assert not waiting.done()
+    await endless.aclose()
+    assert await asyncio.wait_for(waiting, 30) == "The capital of France is Paris."
+
+
+async def test_a_dead_worker_fails_what_runs_and_what_comes(engine: workers.RemoteEngine) -> None:
+    endless = engine.generate(engine.tokenizer.encode("Once"), Sampling(900, 900))
+    await anext(endless)
+    ray.kill(engine.worker)
+    with pytest.raises(EngineError, match="the worker that computes has died"):
+        async for _ in endless:
+            pass
+    with pytest.raises(EngineError, match="has died"):
+        await text_of(engine)
+    with pytest.raises(EngineError, match="has died"):
+        await engine.check_health()
+
+
+@pytest.mark.parametrize(
+    ("initialization", "problem"),
+    [
+        ({"hf_model_id": "acme/is-nowhere"}, "model_config.initialization.hf_model_id: acme/is-nowhere is not in"),
+        (
+            {"initializer": {"type": "SingleDevice", "from_pretrained_kwargs": {"no_such_thing": 1}}},
+            "from_pretrained_kwargs: transformers cannot load the model: .*no_such_thing",
+        ),
+        (
+            {"initializer": {"type": "SingleDevice", "attn_implementation": "flash_attention_2"}},
+            "transformers cannot load the model: .*[Ff]lash",
+        ),
+    ],
+    ids=["nowhere", "argument", "attention"],
+)
+async def test_what_a_worker_cannot_load_it_says(cluster: Cluster, initialization: dict, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        await workers.start(arguments(initialization), Batching(1))
+    left = [each for each in ray.util.placement_group_table().values() if each["state"] != "REMOVED"]
+    assert not left
+
+
+async def test_a_variable_of_the_workers_node_reaches_the_worker(cluster: Cluster) -> None:
+    missing = arguments().model_copy(update={"environment": {"TOKEN": "NO_NODE_HAS_THIS"}})
+    with pytest.raises(ConfigError, match="this node has no environment variable NO_NODE_HAS_THIS"):
+        await workers.start(missing, Batching(1))
+    there = next(name for name in os.environ if name.isupper())
+    engine = await workers.start(arguments().model_copy(update={"environment": {"TOKEN": there}}), Batching(1))
+    await engine.close()
