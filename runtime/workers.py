@@ -7,7 +7,7 @@ requests run.
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,9 +18,9 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from runtime.application import ModelArguments
-from runtime.engines.contract import Batching, Engine, Limits, Sampling, Tokenizer
-from runtime.errors import ConfigError, EngineError, LLMServeError
-from runtime.loading import load_model
+from runtime.engines.contract import Batching, Engine, Limits, Sampling, Tokenizer, meeting_place
+from runtime.errors import ConfigError, EngineDeadError, EngineError, LLMServeError
+from runtime.loading import follow_model, load_model
 
 _log = logging.getLogger(__name__)
 
@@ -41,9 +41,13 @@ class Worker:
         self._news: list[tuple[int, Item]] = []
         self._has_news = asyncio.Event()
 
-    async def start(self, batching: Batching) -> tuple[Tokenizer, Limits]:
+    def meeting_place(self) -> str:
+        """Where the other workers find this one."""
+        return meeting_place(ray.util.get_node_ip_address())
+
+    async def start(self, batching: Batching, meeting: str | None) -> tuple[Tokenizer, Limits]:
         """Load the model. Raises ConfigError."""
-        self._engine = await asyncio.to_thread(load_model, self._arguments, batching)
+        self._engine = await asyncio.to_thread(load_model, self._arguments, batching, meeting)
         return self._engine.tokenizer, self._engine.limits
 
     async def begin(self, number: int, prompt: Sequence[int], sampling: Sampling) -> None:
@@ -97,17 +101,29 @@ class Worker:
         return self._engine
 
 
+class Follower:
+    """An actor that computes with the one that holds the engine."""
+
+    def __init__(self, arguments: ModelArguments) -> None:
+        self._arguments = arguments
+
+    def follow(self, rank: int, meeting: str) -> None:
+        """Until the engine is closed. Raises ConfigError; RuntimeError when the other one is gone."""
+        follow_model(self._arguments, rank, meeting)
+
+
 @dataclass
 class RemoteEngine(Engine):
     """An engine in a worker. It ends with the worker, and cannot come back: the replica starts anew."""
 
     group: PlacementGroup
     worker: Any
+    followers: Sequence[Any]
     tokenizer: Tokenizer
     limits: Limits
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
     _answers: dict[int, asyncio.Queue[Item]] = field(default_factory=dict)
-    _gone: EngineError | None = None
+    _gone: EngineDeadError | None = None
 
     def __post_init__(self) -> None:
         self._listening = asyncio.create_task(self._listen())
@@ -121,7 +137,7 @@ class RemoteEngine(Engine):
                         answer.put_nowait(item)
         except (RayActorError, RayTaskError) as error:
             _log.error("the worker is gone: %s", error)
-        self._gone = EngineError("the worker that computes has died; the replica starts anew")
+        self._gone = EngineDeadError("the worker that computes has died; the replica starts anew")
         for answer in self._answers.values():
             answer.put_nowait(self._gone)
 
@@ -141,6 +157,13 @@ class RemoteEngine(Engine):
             if not self._gone:
                 self.worker.cancel.remote(number)
 
+    def follower_ended(self, following: "asyncio.Future[None]") -> None:
+        """The others wait for one that has failed as long as its process keeps its connections."""
+        if not following.cancelled() and (error := following.exception()):
+            _log.error("a worker has ended: %s", str(error).strip().splitlines()[-1])
+        for follower in self.followers:
+            ray.kill(follower)
+
     async def configure(self, batching: Batching) -> None:
         await self._ask(self.worker.configure.remote(batching))
 
@@ -153,7 +176,7 @@ class RemoteEngine(Engine):
         except RayTaskError as error:
             raise _said(error) from error
         except RayActorError as error:
-            raise EngineError("the worker that computes has died") from error
+            raise EngineDeadError("the worker that computes has died") from error
 
     async def close(self) -> None:
         with suppress(EngineError):
@@ -161,24 +184,49 @@ class RemoteEngine(Engine):
         self._listening.cancel()
         with suppress(asyncio.CancelledError):
             await self._listening
-        ray.kill(self.worker)
-        remove_placement_group(self.group)
+        _end(self.group, [self.worker, *self.followers])
 
 
 async def start(arguments: ModelArguments, batching: Batching) -> Engine:
     """The model in workers of its own, placed as `scaling_config` says. Raises ConfigError."""
     group = await asyncio.to_thread(_place, arguments)
-    worker = _worker(arguments, group, 0)
+    worker = _actor(Worker, arguments, group, 0)
+    ranks = range(1, arguments.scaling_config.num_workers) if arguments.initialization.engine.follower else ()
+    followers = [_actor(Follower, arguments, group, rank) for rank in ranks]
     try:
-        tokenizer, limits = await worker.start.remote(batching)
+        meeting = await worker.meeting_place.remote() if followers else None
+        following = [_future(each.follow.remote(rank, meeting)) for rank, each in enumerate(followers, 1)]
+        tokenizer, limits = await _first(_future(worker.start.remote(batching, meeting)), following)
     except RayTaskError as error:
-        remove_placement_group(group)
+        _end(group, [worker, *followers])
         raise _said(error) from error
     except RayActorError as error:
-        remove_placement_group(group)
-        problem = f"the worker died while it loaded the model: {str(error).strip().splitlines()[0]}"
+        _end(group, [worker, *followers])
+        problem = f"a worker died while it loaded the model: {str(error).strip().splitlines()[0]}"
         raise ConfigError("model_config.initialization.initializer", arguments.declared_in, problem) from error
-    return RemoteEngine(group, worker, tokenizer, limits)
+    engine = RemoteEngine(group, worker, followers, tokenizer, limits)
+    for each in following:
+        each.add_done_callback(engine.follower_ended)
+    return engine
+
+
+def _future(reference: Awaitable[Any]) -> "asyncio.Future[Any]":
+    return asyncio.ensure_future(reference)
+
+
+async def _first(loading: "asyncio.Future[Any]", following: Sequence["asyncio.Future[Any]"]) -> Any:
+    """What `loading` gives; raises what one that follows raises, which never ends before it otherwise."""
+    done, _ = await asyncio.wait([loading, *following], return_when=asyncio.FIRST_COMPLETED)
+    if loading not in done:
+        loading.cancel()
+        await done.pop()
+    return await loading
+
+
+def _end(group: PlacementGroup, actors: Sequence[Any]) -> None:
+    for actor in actors:
+        ray.kill(actor)
+    remove_placement_group(group)
 
 
 def _said(error: RayTaskError) -> LLMServeError:
@@ -224,14 +272,19 @@ def _what_is_missing(bundle: Mapping[str, float], nodes: Sequence[Mapping[str, f
     return "the nodes that have all of that are too few, or taken"
 
 
-def _worker(arguments: ModelArguments, group: PlacementGroup, index: int) -> Any:
-    """An actor in a bundle of the group, with all that the bundle has."""
-    bundle = _bundle(arguments)
+def _actor(kind: type, arguments: ModelArguments, group: PlacementGroup, index: int) -> Any:
+    """An actor in a bundle of the group, with all that the bundle has.
+
+    An engine whose library puts actors of its own into the bundles leaves them all to it.
+    """
+    places_itself = arguments.initialization.engine.places_workers and arguments.scaling_config.num_workers > 1
+    bundle = {} if places_itself else _bundle(arguments)
     options = {
         "num_cpus": bundle.pop("CPU", 0),
         "num_gpus": bundle.pop("GPU", 0),
         "resources": bundle,
-        "max_concurrency": _REQUESTS,
         "scheduling_strategy": PlacementGroupSchedulingStrategy(group, index, True),
     }
-    return ray.remote(Worker).options(**options).remote(arguments)
+    if kind is Worker:
+        options["max_concurrency"] = _REQUESTS
+    return ray.remote(kind).options(**options).remote(arguments)

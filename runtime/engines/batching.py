@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from runtime.engines.contract import Batching, Engine, Limits, Sampling, Tokenizer
-from runtime.errors import EngineError
+from runtime.errors import EngineDeadError, EngineError
 
 Item = int | EngineError | None
 """What an answer's queue receives: a token, the error that ended it, or None at its end."""
@@ -53,7 +53,8 @@ class Runner(ABC):
     def step(self, shares: Mapping[Request, int]) -> Mapping[Request, int]:
         """Run the model over the next `pending` tokens of each request, so many as its share says.
 
-        Returns the next token of each request that has nothing left pending then. Raises EngineError.
+        Returns the next token of each request that has nothing left pending then. Raises EngineError, and
+        EngineDeadError where nothing can come after it; so do the other methods.
         """
 
     @abstractmethod
@@ -175,7 +176,7 @@ class Scheduler:
         self.post = post
         self.inbox: SimpleQueue[Message] = SimpleQueue()
         self.gate = threading.Lock()
-        self.stopped = False
+        self.dead: EngineDeadError | None = None
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
         self.changes: deque[Configure] = deque()
@@ -184,26 +185,29 @@ class Scheduler:
     def send(self, message: Message) -> None:
         """Called on the event loop. Raises EngineError when the thread will not read the message any more."""
         with self.gate:
-            if self.stopped:
-                raise EngineError("the engine has stopped")
+            if self.dead:
+                raise self.dead
             self.inbox.put(message)
 
     def run(self) -> None:
         """Until a Close message. Whatever ends it, every answer hears of it."""
+        reason = EngineDeadError("the engine has stopped")
         try:
             while self._receive():
                 self._admit()
                 if self.running:
                     self._step()
                 self._flush()
+        except EngineDeadError as error:
+            reason = error
         finally:
-            self._turn_everybody_away(EngineError("the engine has stopped"))
+            self._turn_everybody_away(reason)
             self._flush()
             self.runner.close()
 
-    def _turn_everybody_away(self, reason: EngineError) -> None:
+    def _turn_everybody_away(self, reason: EngineDeadError) -> None:
         with self.gate:
-            self.stopped = True
+            self.dead = reason
         while not self.inbox.empty():
             match self.inbox.get():
                 case Request() as request:
@@ -279,6 +283,8 @@ class Scheduler:
         shares = self._share_out()
         try:
             tokens = self.runner.step(shares)
+        except EngineDeadError:
+            raise
         except EngineError as error:
             for request in list(self.running):
                 self._end(request, error)

@@ -1,14 +1,14 @@
 """What an engine is to the rest of the runtime. Engines speak tokens; text, stops and HTTP exist once, above them."""
 
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from runtime.application import ModelArguments
-from runtime.engines.spec import EngineSpec
 from runtime.errors import ConfigError
 
 
@@ -93,23 +93,38 @@ class Engine(ABC):
         """End running answers with EngineError and free the memory. May be called twice."""
 
 
-Loader = Callable[[ModelArguments, Path, Batching], Engine]
-"""(arguments, folder with the model's files, batching) -> a loaded engine. Blocks. Raises ConfigError."""
+def load(arguments: ModelArguments, folder: Path, batching: Batching, meeting: str | None = None) -> Engine:
+    """Load the model with the engine that its registry file names. Blocks. Raises ConfigError.
 
-
-def load(arguments: ModelArguments, folder: Path, batching: Batching) -> Engine:
-    """Load the model with the engine that its registry file names."""
+    `folder`: the model's files. `meeting`: the address at which the engine's other workers join this one, which follow
+    it; where there is none, an engine that has others starts them in this machine's processes.
+    """
     engine = arguments.initialization.engine
-    return _loader(engine, arguments)(arguments, folder, batching)
+    met = {"meeting": meeting} if meeting else {}
+    loaded: Engine = _imported(engine.loader, arguments)(arguments, folder, batching, **met)
+    return loaded
 
 
-def _loader(engine: EngineSpec, arguments: ModelArguments) -> Loader:
-    field = "model_config.initialization.initializer.type"
-    if engine.loader is None:
-        raise ConfigError(field, arguments.declared_in, f"this version cannot run {engine.name} yet")
-    module, function = engine.loader.split(":")
+def follow(arguments: ModelArguments, folder: Path, rank: int, meeting: str) -> None:
+    """Be a worker besides the first, until that one closes the engine. Raises RuntimeError when it is gone."""
+    follower = arguments.initialization.engine.follower
+    assert follower is not None
+    _imported(follower, arguments)(arguments, folder, rank, meeting)
+
+
+def meeting_place(host: str) -> str:
+    """An address of this machine that nobody uses."""
+    with socket.socket() as free:
+        free.bind((host, 0))
+        return f"{host}:{free.getsockname()[1]}"
+
+
+def _imported(name: str, arguments: ModelArguments) -> Callable[..., Any]:
+    """`module:function`. Raises ConfigError where a library is missing."""
+    module, _, function = name.partition(":")
     try:
-        return cast(Loader, getattr(import_module(module), function))
+        return cast(Callable[..., Any], getattr(import_module(module), function))
     except ModuleNotFoundError as error:
-        problem = f"{engine.name} needs the package {error.name!r}, which this node does not have"
-        raise ConfigError(field, arguments.declared_in, problem) from error
+        engine = arguments.initialization.engine.name
+        problem = f"{engine} needs the package {error.name!r}, which this node does not have"
+        raise ConfigError("model_config.initialization.initializer.type", arguments.declared_in, problem) from error

@@ -21,7 +21,8 @@ class EngineSpec:
     `replica` computes in the replica's own process, which then holds the worker's resources; `workers` has
     `num_workers` Ray actors besides the replica. `parallel` is how it uses several GPUs: `workers` has one of them
     each, `gpus` gives them to its only worker, `none` uses one. `loader` is `module:function`, imported on the replica
-    only; `None` while the engine can be configured and compiled for, but not run yet.
+    only. `follower`: what its other workers run where they compute with the first one. `places_workers`: with several,
+    its library puts processes of its own where they would be, and the first one holds the engine alone.
     """
 
     name: str
@@ -29,4 +30,6 @@ class EngineSpec:
     pipelines: tuple[str, ...]
     runs_in: Literal["replica", "workers"]
     parallel: Literal["workers", "gpus", "none"]
-    loader: str | None
+    loader: str
+    follower: str | None = None
+    places_workers: bool = False

@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from runtime.schema import Schema, contradiction, shared
 
-Temperature = Annotated[float, Field(ge=0, le=100)]
+Temperature = Annotated[float, Field(ge=0, le=2)]
 TopP = Annotated[float, Field(gt=0, le=1)]
 MinP = Annotated[float, Field(ge=0, le=1)]
 TopK = NonNegativeInt

@@ -71,7 +71,7 @@ def arguments_for(initializer: dict, **more) -> ModelArguments:
         "declared_in": "registry/acme--model.yaml",
         "model_id": "acme/model",
         "initialization": {"initializer": initializer, **more.pop("initialization", {})},
-        "scaling_config": {"num_cpus_per_worker": 2.0, "num_gpus_per_worker": 0.0},
+        "scaling_config": {"num_cpus_per_worker": 1.0, "num_gpus_per_worker": 0.0},
     }
     return ModelArguments.model_validate(plain | more)
 

@@ -13,7 +13,7 @@ from demo.model import REPOSITORY, fetch_safetensors
 from runtime import workers
 from runtime.application import ModelArguments
 from runtime.engines.contract import Batching, Engine, Sampling
-from runtime.errors import ConfigError, EngineError
+from runtime.errors import ConfigError, EngineDeadError, EngineError
 from tests.runtime.support import arguments_for
 
 FRANCE = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
@@ -163,3 +163,41 @@ async def test_a_variable_of_the_workers_node_reaches_the_worker(cluster: Cluste
     there = next(name for name in os.environ if name.isupper())
     engine = await workers.start(arguments().model_copy(update={"environment": {"TOKEN": there}}), Batching(1))
     await engine.close()
+
+
+@pytest.fixture
+async def parallel_engine(cluster: Cluster) -> AsyncIterator[workers.RemoteEngine]:
+    """DeepSpeed over both nodes."""
+    wanted = arguments(
+        {"initializer": {"type": "DeepSpeed", "dtype": "float32"}},
+        num_workers=2,
+        placement_strategy="STRICT_SPREAD",
+        resources_per_worker={"instance_type_g5": 0.01},
+    )
+    started = await workers.start(wanted, Batching(4))
+    assert isinstance(started, workers.RemoteEngine)
+    yield started
+    await started.close()
+    assert not [each for each in ray.util.placement_group_table().values() if each["state"] != "REMOVED"]
+
+
+async def test_one_model_computes_on_two_nodes(parallel_engine: workers.RemoteEngine) -> None:
+    assert len(parallel_engine.followers) == 1
+    assert (
+        await asyncio.gather(*(text_of(parallel_engine) for _ in range(6))) == ["The capital of France is Paris."] * 6
+    )
+    await parallel_engine.configure(Batching(2))
+    assert await text_of(parallel_engine) == "The capital of France is Paris."
+
+
+@pytest.mark.parametrize("victim", ["first", "follower"])
+async def test_one_dead_worker_of_several_fails_what_runs(parallel_engine: workers.RemoteEngine, victim: str) -> None:
+    endless = parallel_engine.generate(parallel_engine.tokenizer.encode("Once"), Sampling(900, 900))
+    await anext(endless)
+    ray.kill(parallel_engine.worker if victim == "first" else parallel_engine.followers[0])
+    async with asyncio.timeout(30):
+        with pytest.raises(EngineDeadError, match="has died"):
+            async for _ in endless:
+                pass
+        with pytest.raises(EngineDeadError, match="has died"):
+            await parallel_engine.check_health()

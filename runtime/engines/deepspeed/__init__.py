@@ -51,5 +51,6 @@ SPEC = EngineSpec(
     pipelines=("default", "defaulttransformers"),
     runs_in="workers",
     parallel="workers",
-    loader=None,
+    loader="runtime.engines.deepspeed.engine:load",
+    follower="runtime.engines.deepspeed.engine:follow",
 )

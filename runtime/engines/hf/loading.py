@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from runtime.application import ModelArguments
 from runtime.engines.batching import BatchingEngine
 from runtime.engines.contract import Batching, Engine, Limits
 from runtime.engines.hf import TransformersConfig
+from runtime.engines.hf.folder import end_tokens_of
+from runtime.engines.hf.rows import ModelRows
 from runtime.engines.hf.runner import HfRunner
 from runtime.engines.hf.tokenizer import HfTokenizer, load_tokenizer
 from runtime.errors import ConfigError, EngineError
@@ -20,6 +22,8 @@ from runtime.weights.sources import check_files
 _INITIALIZER = "model_config.initialization.initializer"
 _KWARGS = f"{_INITIALIZER}.from_pretrained_kwargs"
 _ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+_LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+"""What models call the length of their context."""
 _CODE = ("trust_remote_code", "code_revision")
 """Arguments of `from_pretrained` that concern the code in a repository, the tokenizer's and the config's too."""
 
@@ -53,14 +57,11 @@ class Source:
 
 def load_engine(source: Source, placement: Mapping[str, Any], batching: Batching) -> Engine:
     """The model where `placement` (arguments of `from_pretrained`) puts it. Raises ConfigError."""
-    torch.set_num_threads(max(1, round(source.arguments.scaling_config.num_cpus_per_worker)))
+    use_threads(source.arguments)
     check_files(source.folder, source.arguments)
-    tokenizer = tokenizer_of(source)
-    model = load_model(source, placement)
-    try:
-        runner = HfRunner(model, batching.max_size, limits_of(model.config), end_tokens_of(model))
-    except EngineError as error:
-        raise source.wrong(error, f"{_INITIALIZER}.type") from error
+    tokenizer, limits = tokenizer_of(source), limits_of(source)
+    rows = ModelRows(load_model(source, placement), batching.max_size)
+    runner = HfRunner(rows, batching.max_size, limits, end_tokens_of(source.folder))
     return BatchingEngine(runner, tokenizer, batching)
 
 
@@ -72,12 +73,26 @@ def tokenizer_of(source: Source) -> HfTokenizer:
         raise source.wrong(f"cannot load the tokenizer of {source.folder.name}: {error}", _KWARGS) from error
 
 
+def limits_of(source: Source) -> Limits:
+    """What the model's config says. Raises ConfigError, also where its layers cannot be batched here."""
+    try:
+        config = AutoConfig.from_pretrained(source.folder, local_files_only=True, **source.code).get_text_config()
+    except LIBRARY_ERRORS as error:
+        raise source.wrong(f"cannot read the config of {source.folder.name}: {error}") from error
+    others = set(getattr(config, "layer_types", None) or ()) - _ATTENTION
+    if others:  # rows of a batch share columns, and these keep a state instead
+        problem = f"layers of {', '.join(sorted(others))} cannot be batched here; vLLM can do it"
+        raise source.wrong(problem, f"{_INITIALIZER}.type")
+    lengths = [length for name in _LENGTHS if isinstance(length := getattr(config, name, None), int)]
+    if not lengths:
+        raise source.wrong(f"the config of {config.model_type} does not say how long its context is")
+    return Limits(lengths[0], config.vocab_size)
+
+
 def load_model(source: Source, placement: Mapping[str, Any]) -> PreTrainedModel:
     """The model, ready to answer. Raises ConfigError."""
     config = source.config
     try:
-        architecture = AutoConfig.from_pretrained(source.folder, local_files_only=True, **source.code)
-        _check_batches(architecture)
         model = AutoModelForCausalLM.from_pretrained(
             source.folder,
             dtype=config.dtype,
@@ -86,33 +101,12 @@ def load_model(source: Source, placement: Mapping[str, Any]) -> PreTrainedModel:
             **{"use_safetensors": True, **config.from_pretrained_kwargs},
             **placement,
         )
-    except (EngineError, *LIBRARY_ERRORS) as error:
+    except LIBRARY_ERRORS as error:
         raise source.wrong(f"transformers cannot load the model: {error}") from error
     model.eval()
     return model
 
 
-def _check_batches(architecture: PretrainedConfig) -> None:
-    """Rows of a batch share columns: layers that keep a state instead of columns do not fit."""
-    kinds = set(getattr(architecture.get_text_config(), "layer_types", None) or _ATTENTION)
-    if kinds - _ATTENTION:
-        raise EngineError(f"layers of {', '.join(sorted(kinds - _ATTENTION))} cannot be batched here; vLLM can do it")
-
-
-def limits_of(architecture: PretrainedConfig) -> Limits:
-    """Raises EngineError where the model does not say how long its context is."""
-    text = architecture.get_text_config()
-    names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-    lengths = [length for name in names if isinstance(length := getattr(text, name, None), int)]
-    if not lengths:
-        raise EngineError(f"the config of {text.model_type} does not say how long its context is")
-    return Limits(lengths[0], text.vocab_size)
-
-
-def end_tokens_of(model: PreTrainedModel) -> list[int]:
-    """The tokens that end an answer."""
-    found: set[int] = set()
-    for config in (model.generation_config, model.config.get_text_config()):
-        said = getattr(config, "eos_token_id", None)
-        found |= set(said if isinstance(said, list) else [] if said is None else [said])
-    return sorted(found)
+def use_threads(arguments: ModelArguments) -> None:
+    """Compute on as many CPUs as the worker has."""
+    torch.set_num_threads(max(1, round(arguments.scaling_config.num_cpus_per_worker)))

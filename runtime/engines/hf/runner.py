@@ -6,17 +6,15 @@ offloaded to disk and DeepSpeed's shards do not have. So the batch is ours, and 
 logits processors are theirs.
 """
 
-import inspect
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
 
 from runtime.engines.batching import Request, Runner
 from runtime.engines.contract import Limits
-from runtime.engines.hf.cache import RowsCache
+from runtime.engines.hf.rows import ModelRows
 from runtime.engines.hf.sampling import Sampler
 from runtime.errors import EngineError
 
@@ -24,12 +22,12 @@ _STEP_TOKENS = 512
 """Tokens of new prompts in one step; answers under way wait as long as it takes."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Sequence:
-    """One sequence. `prompt`: its own cache, until it joins the batch."""
+    """One sequence, by its number among the rows."""
 
+    number: int
     sampler: Sampler
-    prompt: DynamicCache | None
 
 
 class HfRunner(Runner):
@@ -37,66 +35,39 @@ class HfRunner(Runner):
 
     step_tokens = _STEP_TOKENS
 
-    def __init__(self, model: PreTrainedModel, slots: int, limits: Limits, end_tokens: Sequence[int]) -> None:
-        self._model = model
-        self._device = model.get_input_embeddings().weight.device
-        if self._device.type == "meta":  # offloaded: its hook brings it where the model computes
-            self._device = torch.device("cpu")
-        self._takes = inspect.signature(model.forward).parameters
+    def __init__(self, rows: ModelRows, slots: int, limits: Limits, end_tokens: Sequence[int]) -> None:
+        self._rows = rows
         self.slots, self.limits, self.end_tokens = slots, limits, frozenset(end_tokens)
+        self._numbers = itertools.count()
         self._sequences: dict[Request, _Sequence] = {}
-        self._rows: list[Request] = []
-        self._cache = RowsCache(slots)
+        self._requests: dict[int, Request] = {}
 
     def admit(self, request: Request) -> None:
-        sampler = Sampler(request.sampling, request.prompt, sorted(self.end_tokens), self._device)
-        self._sequences[request] = _Sequence(sampler, DynamicCache())
+        sampler = Sampler(request.sampling, request.prompt, sorted(self.end_tokens), self._rows.device)
+        sequence = _Sequence(next(self._numbers), sampler)
+        self._sequences[request], self._requests[sequence.number] = sequence, request
 
-    @torch.inference_mode()  # type: ignore[untyped-decorator]
     def step(self, shares: Mapping[Request, int]) -> Mapping[Request, int]:
         try:
-            logits = self._next_logits() if self._rows else {}
-            for request, share in shares.items():
-                if request not in logits:
-                    last = self._read(request, share)
-                    if share == len(request.pending):
-                        logits[request] = last
-                        self._join(request)
-            return self._choose(logits)
+            with torch.inference_mode():
+                return self._choose(self._logits(shares))
         except torch.OutOfMemoryError as error:
             raise EngineError(f"out of memory: {str(error).partition('.')[0]}") from error
 
-    def _next_logits(self) -> dict[Request, torch.Tensor]:
-        """A step of all rows."""
-        self._cache.make_room()
-        tokens = torch.tensor([[request.pending[0]] for request in self._rows], device=self._device)
-        positions = torch.tensor([[request.position] for request in self._rows], device=self._device)
-        logits = self._forward(tokens, positions, self._cache, self._cache.mask(self._device))
-        return dict(zip(self._rows, logits, strict=True))
-
-    def _read(self, request: Request, share: int) -> torch.Tensor:
-        """A part of a prompt; the logits of its last token."""
-        cache = self._sequences[request].prompt
-        assert cache is not None
-        tokens = torch.tensor([request.pending[:share]], device=self._device)
-        positions = torch.arange(request.position, request.position + share, device=self._device).unsqueeze(0)
-        return self._forward(tokens, positions, cache, None)[0]
-
-    def _forward(
-        self, tokens: torch.Tensor, positions: torch.Tensor, cache: DynamicCache | RowsCache, mask: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Logits of the last token of each row: [rows, vocabulary]."""
-        optional: dict[str, Any] = {"position_ids": positions, "logits_to_keep": 1}
-        more = {name: value for name, value in optional.items() if name in self._takes}
-        done = self._model(input_ids=tokens, attention_mask=mask, past_key_values=cache, use_cache=True, **more)
-        return done.logits[:, -1].float()
-
-    def _join(self, request: Request) -> None:
-        sequence = self._sequences[request]
-        assert sequence.prompt is not None
-        self._cache.join(sequence.prompt)
-        self._rows.append(request)
-        sequence.prompt = None
+    def _logits(self, shares: Mapping[Request, int]) -> dict[Request, torch.Tensor]:
+        """Of the last token of each request that has nothing left pending then."""
+        found: dict[Request, torch.Tensor] = {}
+        if self._rows.rows:
+            under_way = [self._requests[number] for number in self._rows.rows]
+            logits = self._rows.decode([request.pending[0] for request in under_way])
+            found.update(zip(under_way, logits, strict=True))
+        for request, share in shares.items():
+            if request not in found:
+                is_last = share == len(request.pending)
+                last = self._rows.read(self._sequences[request].number, request.pending[:share], is_last=is_last)
+                if is_last:
+                    found[request] = last
+        return found
 
     def _choose(self, logits: Mapping[Request, torch.Tensor]) -> dict[Request, int]:
         """The next token of each, with one wait for the device."""
@@ -114,20 +85,14 @@ class HfRunner(Runner):
             sampler.accept(token)
         return dict(zip(logits, tokens, strict=True))
 
-    @torch.inference_mode()  # type: ignore[untyped-decorator]
     def forget(self, request: Request) -> None:
-        del self._sequences[request]
-        if request in self._rows:
-            row = self._rows.index(request)
-            self._cache.leave(row)
-            last = self._rows.pop()
-            if row < len(self._rows):
-                self._rows[row] = last
+        number = self._sequences.pop(request).number
+        del self._requests[number]
+        self._rows.leave(number)
 
     def resize(self, slots: int) -> None:
-        self.slots, self._cache = slots, RowsCache(slots)
+        self._rows.resize(slots)
+        self.slots = slots
 
     def close(self) -> None:
-        self._cache = RowsCache(0)
-        self._sequences.clear()
-        del self._model
+        self._rows.close()

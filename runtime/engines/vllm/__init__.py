@@ -35,5 +35,6 @@ SPEC = EngineSpec(
     pipelines=("default", "vllm"),
     runs_in="workers",
     parallel="workers",
-    loader=None,
+    loader="runtime.engines.vllm.engine:load",
+    places_workers=True,
 )

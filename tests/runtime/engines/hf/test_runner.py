@@ -8,6 +8,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from runtime.engines.batching import Request
 from runtime.engines.contract import Limits, Sampling
+from runtime.engines.hf.rows import ModelRows
 from runtime.engines.hf.runner import HfRunner
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 97}
@@ -80,7 +81,7 @@ class Driver:
 @pytest.mark.parametrize("seed", range(3))
 def test_rows_that_come_and_go_say_what_they_say_alone(model: PreTrainedModel, seed: int) -> None:
     random = Random(seed)
-    driver = Driver(HfRunner(model, 4, Limits(2048, 97), []))
+    driver = Driver(HfRunner(ModelRows(model, 4), 4, Limits(2048, 97), []))
     for _ in range(120):
         if len(driver.running) < 4 and random.random() < 0.5:
             prompt = [random.randrange(1, 97) for _ in range(random.randint(1, 40))]
@@ -97,7 +98,7 @@ def test_rows_that_come_and_go_say_what_they_say_alone(model: PreTrainedModel, s
 
 def test_columns_are_taken_back_and_grow(model: PreTrainedModel) -> None:
     """One row outlives many others, beyond the first columns, and others after it."""
-    driver = Driver(HfRunner(model, 2, Limits(2048, 97), []))
+    driver = Driver(HfRunner(ModelRows(model, 2), 2, Limits(2048, 97), []))
     long = driver.admit([5, 6, 7], 330)
     for number in range(14):
         other = driver.admit([number + 1, 2, 3], 25)

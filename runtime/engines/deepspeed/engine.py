@@ -1,0 +1,114 @@
+"""The DeepSpeed engine: one model over several workers, each of which computes its share of every layer."""
+
+import multiprocessing
+import os
+from datetime import timedelta
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from runtime.application import ModelArguments
+from runtime.engines.batching import BatchingEngine
+from runtime.engines.contract import Batching, Engine, meeting_place
+from runtime.engines.deepspeed import DeepSpeed
+from runtime.engines.deepspeed.group import Channel, SharedRows, obey
+from runtime.engines.hf.folder import end_tokens_of
+from runtime.engines.hf.loading import LIBRARY_ERRORS, Source, limits_of, load_model, tokenizer_of, use_threads
+from runtime.engines.hf.rows import ModelRows
+from runtime.engines.hf.runner import HfRunner
+from runtime.weights.sources import check_files
+
+_INITIALIZER = "model_config.initialization.initializer"
+_PATIENCE = timedelta(minutes=30)
+"""Workers wait for each other while they load, and the slowest disk may take this long."""
+
+
+def load(arguments: ModelArguments, folder: Path, batching: Batching, meeting: str | None = None) -> Engine:
+    """The engine table's loader, for the first worker. Where there is no `meeting`, it starts the others here."""
+    source = Source(arguments, folder)
+    tokenizer, limits = tokenizer_of(source), limits_of(source)
+    others: list[BaseProcess] = []
+    if meeting is None:
+        meeting = meeting_place("127.0.0.1")
+        others = [_process(arguments, folder, rank, meeting) for rank in range(1, arguments.scaling_config.num_workers)]
+    model = _share(source, 0, meeting)
+    rows = LeaderRows(model, batching.max_size, Channel(), others)
+    runner = HfRunner(rows, batching.max_size, limits, end_tokens_of(folder))
+    return BatchingEngine(runner, tokenizer, batching)
+
+
+def follow(arguments: ModelArguments, folder: Path, rank: int, meeting: str) -> None:
+    """What the table's other workers do, until the first one closes. Raises RuntimeError when it is gone."""
+    model = _share(Source(arguments, folder), rank, meeting)
+    obey(ModelRows(model, 0), Channel())
+
+
+def _process(arguments: ModelArguments, folder: Path, rank: int, meeting: str) -> BaseProcess:
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=follow, args=(arguments, folder, rank, meeting), daemon=True)
+    process.start()
+    return process
+
+
+class LeaderRows(SharedRows):
+    """With the processes that this one has started, which end with it."""
+
+    def __init__(self, model: PreTrainedModel, slots: int, channel: Channel, others: list[BaseProcess]) -> None:
+        super().__init__(model, slots, channel)
+        self._others = others
+
+    def close(self) -> None:
+        super().close()
+        for process in self._others:
+            process.join(10)
+            process.kill()
+        _part()
+
+
+def _part() -> None:
+    """End what `_share` has begun, so that this process can load another model."""
+    import deepspeed
+
+    deepspeed.comm.destroy_process_group()
+    deepspeed.InferenceEngine.inference_mp_group = None
+
+
+def _share(source: Source, rank: int, meeting: str) -> PreTrainedModel:
+    """Meet the others, and load this worker's share of the model. Raises ConfigError."""
+    arguments, scaling = source.arguments, source.arguments.scaling_config
+    config = arguments.initialization.initializer
+    assert isinstance(config, DeepSpeed)
+    check_files(source.folder, arguments)
+    use_threads(arguments)
+    on_gpu = bool(scaling.num_gpus_per_worker)
+    if config.use_kernel and not on_gpu:
+        raise source.wrong("DeepSpeed's kernels need a GPU", f"{_INITIALIZER}.use_kernel")
+    if config.use_meta_tensor:
+        raise source.wrong("this version cannot load shares of a checkpoint yet", f"{_INITIALIZER}.use_meta_tensor")
+    if torch.distributed.is_initialized():
+        raise source.wrong("this process has a DeepSpeed model already", f"{_INITIALIZER}.type")
+    if not on_gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"  # read when DeepSpeed is imported
+    import deepspeed
+
+    # Sums in shared memory spin for ever when a worker dies in one, and compiling them takes a minute.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    os.environ |= {"LOCAL_RANK": str(min(rank, max(0, torch.cuda.device_count() - 1))), "RANK": str(rank)}
+    backend = "nccl" if on_gpu else "gloo"
+    size, at = scaling.num_workers, f"tcp://{meeting}"
+    deepspeed.init_distributed(backend, False, timeout=_PATIENCE, init_method=at, rank=rank, world_size=size)
+    model = load_model(source, {})
+    inference = {
+        "dtype": model.dtype,
+        "max_out_tokens": config.max_tokens,
+        "replace_with_kernel_inject": config.use_kernel,
+        "tensor_parallel": {"tp_size": size},
+    }
+    try:
+        return deepspeed.init_inference(model, config={**inference, **config.ds_inference_kwargs}).module
+    except LIBRARY_ERRORS as error:
+        raise source.wrong(
+            f"DeepSpeed cannot take the model: {error}", f"{_INITIALIZER}.ds_inference_kwargs"
+        ) from error

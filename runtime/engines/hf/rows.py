@@ -1,0 +1,88 @@
+"""A transformers model and the caches of the sequences in it: all that has to happen on every device that shares one.
+
+Sequences go by numbers. Their prompts are read each by itself, into a cache of their own; then they are rows of one
+batch, which takes a token of each.
+"""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from runtime.engines.hf.cache import RowsCache
+
+
+class ModelRows:
+    """The steps of one model."""
+
+    def __init__(self, model: PreTrainedModel, slots: int) -> None:
+        self._model = model
+        self.device = model.get_input_embeddings().weight.device
+        if self.device.type == "meta":  # offloaded: its hook brings it where the model computes
+            self.device = torch.device("cpu")
+        self._takes = inspect.signature(model.forward).parameters
+        self._prompts: dict[int, DynamicCache] = {}
+        self.rows: list[int] = []
+        """The sequences of the batch, in its order."""
+        self._lengths: dict[int, int] = {}
+        self._cache = RowsCache(slots)
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def read(self, number: int, tokens: Sequence[int], *, is_last: bool) -> torch.Tensor:
+        """The next part of a prompt, the `is_last` one makes it a row; logits of its last token, [vocabulary]."""
+        cache = self._prompts.setdefault(number, DynamicCache())
+        begin = self._lengths.get(number, 0)
+        self._lengths[number] = begin + len(tokens)
+        positions = torch.arange(begin, begin + len(tokens), device=self.device).unsqueeze(0)
+        logits = self._forward([tokens], positions, cache, None)[0]
+        if is_last:
+            self._cache.join(self._prompts.pop(number))
+            self.rows.append(number)
+        return logits
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def decode(self, tokens: Sequence[int]) -> torch.Tensor:
+        """A token of each row; logits of the next, [rows, vocabulary]."""
+        self._cache.make_room()
+        positions = torch.tensor([[self._lengths[number]] for number in self.rows], device=self.device)
+        for number in self.rows:
+            self._lengths[number] += 1
+        return self._forward([[token] for token in tokens], positions, self._cache, self._cache.mask(self.device))
+
+    def _forward(
+        self,
+        tokens: Sequence[Sequence[int]],
+        positions: torch.Tensor,
+        cache: DynamicCache | RowsCache,
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Logits of the last token of each row."""
+        optional: dict[str, Any] = {"position_ids": positions, "logits_to_keep": 1}
+        more = {name: value for name, value in optional.items() if name in self._takes}
+        ids = torch.tensor(tokens, device=self.device)
+        done = self._model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **more)
+        return done.logits[:, -1].float()
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def leave(self, number: int) -> None:
+        """A sequence has ended, wherever it is."""
+        self._prompts.pop(number, None)
+        self._lengths.pop(number, None)
+        if number in self.rows:
+            row = self.rows.index(number)
+            self._cache.leave(row)
+            last = self.rows.pop()
+            if row < len(self.rows):
+                self.rows[row] = last
+
+    def resize(self, slots: int) -> None:
+        """Room for so many rows; there are none."""
+        self._cache = RowsCache(slots)
+
+    def close(self) -> None:
+        """Free the memory."""
+        self._cache = RowsCache(0)
+        self._prompts.clear()
+        del self._model

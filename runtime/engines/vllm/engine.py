@@ -1,0 +1,172 @@
+"""The vLLM engine: vLLM's asynchronous engine, which computes in processes of its own.
+
+vLLM batches in flight by itself. The gate before it has `max_batch_size` places, so that their number can change
+while it runs: vLLM fixes its own when it starts.
+"""
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from vllm import AsyncEngineArgs, SamplingParams
+from vllm.platforms import current_platform
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+from runtime.application import ModelArguments
+from runtime.engines.contract import Batching, Engine, Limits, Sampling, Tokenizer
+from runtime.engines.hf.folder import end_tokens_of
+from runtime.engines.hf.tokenizer import load_tokenizer
+from runtime.engines.vllm import VLLM
+from runtime.errors import ConfigError, EngineError
+from runtime.weights.sources import check_files
+
+_KWARGS = "model_config.initialization.initializer.engine_kwargs"
+_SEQUENCES = 256
+"""Most sequences that vLLM is started for where `max_batch_size` is no more: it may grow so far without a restart."""
+_START_ERRORS = (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError, RuntimeError)
+"""What vLLM raises for arguments or models that it cannot use; it has no error of its own."""
+
+
+def load(arguments: ModelArguments, folder: Path, batching: Batching) -> Engine:
+    """The engine table's loader."""
+    check_files(folder, arguments)
+    if current_platform.is_cpu():
+        _bind_threads(arguments)
+    try:
+        tokenizer = load_tokenizer(folder, **_code(arguments))
+        engine = AsyncLLM.from_engine_args(_engine_args(arguments, folder, batching))
+    except (EngineError, *_START_ERRORS) as error:
+        raise ConfigError(_KWARGS, arguments.declared_in, f"vLLM cannot start: {error}") from error
+    return VllmEngine(engine, tokenizer, end_tokens_of(folder), batching)
+
+
+def _config(arguments: ModelArguments) -> VLLM:
+    config = arguments.initialization.initializer
+    assert isinstance(config, VLLM)
+    return config
+
+
+def _code(arguments: ModelArguments) -> dict[str, Any]:
+    kwargs = _config(arguments).engine_kwargs
+    return {name: value for name, value in kwargs.items() if name in ("trust_remote_code", "code_revision")}
+
+
+def _engine_args(arguments: ModelArguments, folder: Path, batching: Batching) -> AsyncEngineArgs:
+    """Raises TypeError for an argument that vLLM does not have, ValueError for workers that its stages cannot share."""
+    kwargs, workers = _config(arguments).engine_kwargs, arguments.scaling_config.num_workers
+    stages = kwargs.get("pipeline_parallel_size", 1)
+    if not isinstance(stages, int) or stages < 1 or workers % stages:
+        raise ValueError(f"pipeline_parallel_size must divide scaling_config.num_workers ({workers}), and is {stages}")
+    ours: dict[str, Any] = {
+        "model": str(folder),
+        "served_model_name": arguments.model_id,
+        "max_num_seqs": max(batching.max_size, _SEQUENCES),
+        "tensor_parallel_size": workers // stages,
+        "disable_log_stats": True,
+    }
+    if workers > 1 and not current_platform.is_cpu():  # on CPUs vLLM knows processes of one machine only
+        ours["distributed_executor_backend"] = "ray"
+    return AsyncEngineArgs(**{**ours, **kwargs})
+
+
+def _bind_threads(arguments: ModelArguments) -> None:
+    """Give vLLM as many CPUs as the worker has: by itself it keeps one of the machine's for its own front."""
+    cpus = sorted(os.sched_getaffinity(0))[: max(1, round(arguments.scaling_config.num_cpus_per_worker))]
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cpus)))
+
+
+class VllmEngine(Engine):
+    """vLLM behind the contract."""
+
+    def __init__(self, engine: AsyncLLM, tokenizer: Tokenizer, end_tokens: Sequence[int], batching: Batching) -> None:
+        self._engine = engine
+        self.tokenizer = tokenizer
+        self._end_tokens = frozenset(end_tokens)
+        config = engine.model_config
+        self.limits = Limits(config.max_model_len, config.get_vocab_size())
+        self._most = engine.vllm_config.scheduler_config.max_num_seqs
+        self._numbers = map(str, itertools.count())
+        self._slots = batching.max_size
+        self._running: set[str] = set()
+        self._place_free = asyncio.Condition()
+        self._closed = False
+
+    async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[list[int], None]:
+        number = next(self._numbers)
+        async with self._place(number):
+            outputs = self._engine.generate({"prompt_token_ids": list(prompt)}, self._parameters(sampling), number)
+            try:
+                async with aclosing(outputs):
+                    async for output in outputs:
+                        answer = output.outputs[0]
+                        if answer.finish_reason == "abort" or self._closed:
+                            raise EngineError("the engine has stopped")
+                        if tokens := [token for token in answer.token_ids if token not in self._end_tokens]:
+                            yield tokens
+            except (EngineDeadError, EngineGenerateError, ValueError) as error:
+                raise EngineError(f"vLLM failed: {error}") from error
+
+    @asynccontextmanager
+    async def _place(self, number: str) -> AsyncIterator[None]:
+        """Wait for one of the slots, and hold it."""
+        async with self._place_free:
+            await self._place_free.wait_for(lambda: self._closed or len(self._running) < self._slots)
+            self._check_open()
+            self._running.add(number)
+        try:
+            yield
+        finally:
+            self._running.discard(number)
+            async with self._place_free:
+                self._place_free.notify_all()
+
+    def _parameters(self, sampling: Sampling) -> SamplingParams:
+        return SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            min_p=sampling.min_p,
+            repetition_penalty=sampling.repetition_penalty,
+            presence_penalty=sampling.presence_penalty,
+            frequency_penalty=sampling.frequency_penalty,
+            seed=sampling.seed,
+            max_tokens=sampling.max_new_tokens,
+            min_tokens=sampling.min_new_tokens,
+            stop_token_ids=sorted(self._end_tokens),
+            output_kind=RequestOutputKind.DELTA,
+            detokenize=False,
+        )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError("the engine has stopped")
+
+    async def configure(self, batching: Batching) -> None:
+        if batching.max_size > self._most:
+            raise EngineError(f"vLLM was started for at most {self._most} sequences; more need a new replica")
+        async with self._place_free:
+            self._slots = batching.max_size
+            self._place_free.notify_all()
+
+    async def check_health(self) -> None:
+        self._check_open()
+        try:
+            await self._engine.check_health()
+            await self._engine.is_sleeping()  # goes through the loop that computes, and answers between two steps
+        except EngineDeadError as error:
+            raise EngineError(f"vLLM has died: {error}") from error
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        async with self._place_free:
+            self._place_free.notify_all()
+        await self._engine.abort(list(self._running))
+        await asyncio.to_thread(self._engine.shutdown)
