@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 from datetime import timedelta
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -15,8 +16,17 @@ from runtime.engines.contract import Batching, Engine, meeting_place
 from runtime.engines.deepspeed import DeepSpeed
 from runtime.engines.deepspeed.group import Channel, SharedRows, obey
 from runtime.engines.hf.folder import end_tokens_of
-from runtime.engines.hf.loading import LIBRARY_ERRORS, Source, limits_of, load_model, tokenizer_of, use_threads
-from runtime.engines.hf.rows import ModelRows
+from runtime.engines.hf.loading import (
+    LIBRARY_ERRORS,
+    Source,
+    compiler_of,
+    limits_of,
+    load_model,
+    rows_of,
+    tokenizer_of,
+    use_threads,
+)
+from runtime.engines.hf.rows import Compile, ModelRows
 from runtime.engines.hf.runner import HfRunner
 from runtime.weights.sources import check_files
 
@@ -34,15 +44,17 @@ def load(arguments: ModelArguments, folder: Path, batching: Batching, meeting: s
         meeting = meeting_place("127.0.0.1")
         others = [_process(arguments, folder, rank, meeting) for rank in range(1, arguments.scaling_config.num_workers)]
     model = _share(source, 0, meeting)
-    rows = LeaderRows(model, batching.max_size, Channel(), others)
+    channel = Channel()
+    rows = rows_of(source, partial(LeaderRows, model, batching.max_size, channel, others))
     runner = HfRunner(rows, batching.max_size, limits, end_tokens_of(folder))
     return BatchingEngine(runner, tokenizer, batching)
 
 
 def follow(arguments: ModelArguments, folder: Path, rank: int, meeting: str) -> None:
     """What the table's other workers do, until the first one closes. Raises RuntimeError when it is gone."""
-    model = _share(Source(arguments, folder), rank, meeting)
-    obey(ModelRows(model, 0), Channel())
+    source = Source(arguments, folder)
+    model = _share(source, rank, meeting)
+    obey(ModelRows(model, 0, compiler_of(source)), Channel())
 
 
 def _process(arguments: ModelArguments, folder: Path, rank: int, meeting: str) -> BaseProcess:
@@ -55,8 +67,15 @@ def _process(arguments: ModelArguments, folder: Path, rank: int, meeting: str) -
 class LeaderRows(SharedRows):
     """With the processes that this one has started, which end with it."""
 
-    def __init__(self, model: PreTrainedModel, slots: int, channel: Channel, others: list[BaseProcess]) -> None:
-        super().__init__(model, slots, channel)
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        slots: int,
+        channel: Channel,
+        others: list[BaseProcess],
+        compile_: Compile | None = None,
+    ) -> None:
+        super().__init__(model, slots, channel, compile_)
         self._others = others
 
     def close(self) -> None:

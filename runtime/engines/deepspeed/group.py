@@ -13,7 +13,7 @@ import torch
 from torch import distributed
 from transformers import PreTrainedModel
 
-from runtime.engines.hf.rows import ModelRows
+from runtime.engines.hf.rows import Compile, ModelRows
 from runtime.errors import EngineDeadError
 
 _FOR_EVER = timedelta(days=3650)
@@ -72,8 +72,8 @@ class Channel:
 class SharedRows(ModelRows):
     """The leader's share of a model: what happens to it, happens to the others'."""
 
-    def __init__(self, model: PreTrainedModel, slots: int, channel: Channel) -> None:
-        super().__init__(model, slots)
+    def __init__(self, model: PreTrainedModel, slots: int, channel: Channel, compile_: Compile | None) -> None:
+        super().__init__(model, slots, compile_)
         self._channel = channel
         channel.send(Order.RESIZE, [slots])
 

@@ -8,6 +8,9 @@ left-padded prompts: every model and attention kernel of transformers that can g
     row 1     . . . a b c |        `start` 3
 
 A sequence is read into a cache of its own, and joins when its prompt is through.
+
+A compiled model wants the same shapes at every step. It gets a cache that shows all slots and all columns always, and
+is told by the mask, and by a tensor that says where the batch ends, what of it counts.
 """
 
 from functools import partial
@@ -38,11 +41,10 @@ class RowsLayer(CacheLayerMixin):  # type: ignore[misc]
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Put the newest token of each row behind the others; all that the batch has."""
-        rows, begin = key_states.shape[0], self.end
-        self.end += key_states.shape[2]
-        self.keys[:rows, :, begin : self.end] = key_states
-        self.values[:rows, :, begin : self.end] = value_states
-        return self.keys[:rows, :, : self.end], self.values[:rows, :, : self.end]
+        rows, end = key_states.shape[0], self.end + 1
+        self.keys[:rows, :, self.end : end] = key_states
+        self.values[:rows, :, self.end : end] = value_states
+        return self.keys[:rows, :, :end], self.values[:rows, :, :end]
 
     def get_seq_length(self) -> int:
         return self.end
@@ -79,11 +81,50 @@ class RowsLayer(CacheLayerMixin):  # type: ignore[misc]
             each[to, :, : self.end] = each[row, :, : self.end]
 
 
-class RowsCache(Cache):  # type: ignore[misc]
-    """The cache of a batch. `starts`: the first column of each row."""
+class FixedRowsLayer(RowsLayer):
+    """The same with shapes that stay. `end_at`: where the batch ends, on the device, one for all layers."""
 
-    def __init__(self, slots: int) -> None:
-        super().__init__(layer_class_to_replicate=partial(RowsLayer, slots))
+    is_compileable = True
+
+    def __init__(self, slots: int, end_at: torch.Tensor) -> None:
+        super().__init__(slots)
+        self.end_at = end_at
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        super().lazy_initialization(key_states, value_states)
+        self._columns_may_grow()
+
+    def grow(self, columns: int) -> None:
+        super().grow(columns)
+        self._columns_may_grow()
+
+    def _columns_may_grow(self) -> None:
+        """Compile once for any number of columns: a second time would hold up everybody."""
+        for each in (self.keys, self.values):
+            torch._dynamo.maybe_mark_dynamic(each, 2)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self.keys.index_copy_(2, self.end_at, key_states)
+        self.values.index_copy_(2, self.end_at, value_states)
+        return self.keys, self.values
+
+    def get_seq_length(self) -> torch.Tensor:
+        return self.end_at[0]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:  # noqa: ARG002 (transformers' own)
+        return self.keys.shape[2], 0
+
+
+class RowsCache(Cache):  # type: ignore[misc]
+    """The cache of a batch. `starts`: the first column of each row. `fixed`: shapes stay the same."""
+
+    def __init__(self, slots: int, device: torch.device, *, fixed: bool = False) -> None:
+        self.slots, self.fixed, self.device = slots, fixed, device
+        self._end_at = torch.zeros(1, dtype=torch.int64, device=device)
+        layer = partial(FixedRowsLayer, slots, self._end_at) if fixed else partial(RowsLayer, slots)
+        super().__init__(layer_class_to_replicate=layer)
         self.layers: list[RowsLayer]
         self.starts: list[int] = []
 
@@ -125,17 +166,24 @@ class RowsCache(Cache):  # type: ignore[misc]
     def make_room(self) -> None:
         """For one more token: drop columns that no row uses any more, or have more of them."""
         columns, unused = self.layers[0].keys.shape[2], min(self.starts)
-        if self.end < columns:
-            return
-        if unused >= columns // 4:
+        if self.end == columns and unused >= columns // 4:
             self._shift(-unused)
-        else:
+        elif self.end == columns:
             for layer in self.layers:
                 layer.grow(self.end + 1)
+        self._end_at.fill_(self.end)
 
-    def mask(self, device: torch.device) -> torch.Tensor | None:
+    def mask(self) -> torch.Tensor | None:
         """What each row may see, the next token included: [rows, columns]; None where that is everything."""
-        if not any(self.starts):
+        if not self.fixed and not any(self.starts):
             return None
-        columns = torch.arange(self.end + 1, device=device)
-        return columns >= torch.tensor(self.starts, device=device).unsqueeze(1)
+        starts = self.starts + [0] * (self.slots - len(self.starts)) if self.fixed else self.starts
+        columns = torch.arange(self.layers[0].keys.shape[2] if self.fixed else self.end + 1, device=self.device)
+        mask = (columns >= torch.tensor(starts, device=self.device).unsqueeze(1)) & (columns <= self.end)
+        torch._dynamo.maybe_mark_dynamic(mask, 1)
+        return mask
+
+    def advance(self) -> None:
+        """Each row has one token more."""
+        for layer in self.layers:
+            layer.end += 1

@@ -1,9 +1,10 @@
 """From a model's folder to an engine, for the engines that load with transformers in one process."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -13,11 +14,13 @@ from runtime.engines.batching import BatchingEngine
 from runtime.engines.contract import Batching, Engine, Limits
 from runtime.engines.hf import TransformersConfig
 from runtime.engines.hf.folder import end_tokens_of
-from runtime.engines.hf.rows import ModelRows
+from runtime.engines.hf.rows import Compile, ModelRows
 from runtime.engines.hf.runner import HfRunner
 from runtime.engines.hf.tokenizer import HfTokenizer, load_tokenizer
 from runtime.errors import ConfigError, EngineError
 from runtime.weights.sources import check_files
+
+R = TypeVar("R", bound=ModelRows)
 
 _INITIALIZER = "model_config.initialization.initializer"
 _KWARGS = f"{_INITIALIZER}.from_pretrained_kwargs"
@@ -60,7 +63,8 @@ def load_engine(source: Source, placement: Mapping[str, Any], batching: Batching
     use_threads(source.arguments)
     check_files(source.folder, source.arguments)
     tokenizer, limits = tokenizer_of(source), limits_of(source)
-    rows = ModelRows(load_model(source, placement), batching.max_size)
+    model = load_model(source, placement)
+    rows = rows_of(source, partial(ModelRows, model, batching.max_size))
     runner = HfRunner(rows, batching.max_size, limits, end_tokens_of(source.folder))
     return BatchingEngine(runner, tokenizer, batching)
 
@@ -105,6 +109,26 @@ def load_model(source: Source, placement: Mapping[str, Any]) -> PreTrainedModel:
         raise source.wrong(f"transformers cannot load the model: {error}") from error
     model.eval()
     return model
+
+
+def compiler_of(source: Source) -> Compile | None:
+    """What `torch_compile` asks for."""
+    wanted = source.config.torch_compile
+    return partial(torch.compile, **wanted.model_dump()) if wanted else None
+
+
+def rows_of(source: Source, make: Callable[[Compile | None], R]) -> R:
+    """What `make` makes, compiled before the first request where `torch_compile` asks for it. Raises ConfigError."""
+    compile_ = compiler_of(source)
+    if compile_ is None:
+        return make(None)
+    try:
+        rows = make(compile_)
+        rows.warm_up()
+    except LIBRARY_ERRORS as error:
+        problem = f"torch.compile cannot compile the model: {error}"
+        raise source.wrong(problem, f"{_INITIALIZER}.torch_compile") from error
+    return rows
 
 
 def use_threads(arguments: ModelArguments) -> None:

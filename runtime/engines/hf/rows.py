@@ -5,7 +5,7 @@ batch, which takes a token of each.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,12 +13,16 @@ from transformers import DynamicCache, PreTrainedModel
 
 from runtime.engines.hf.cache import RowsCache
 
+Compile = Callable[[PreTrainedModel], Callable[..., Any]]
+
 
 class ModelRows:
-    """The steps of one model."""
+    """The steps of one model. `compile_`: what makes the model faster where its shapes stay the same."""
 
-    def __init__(self, model: PreTrainedModel, slots: int) -> None:
+    def __init__(self, model: PreTrainedModel, slots: int, compile_: Compile | None = None) -> None:
         self._model = model
+        self._step = compile_(model) if compile_ else model
+        self._is_compiled = compile_ is not None
         self.device = model.get_input_embeddings().weight.device
         if self.device.type == "meta":  # offloaded: its hook brings it where the model computes
             self.device = torch.device("cpu")
@@ -27,7 +31,10 @@ class ModelRows:
         self.rows: list[int] = []
         """The sequences of the batch, in its order."""
         self._lengths: dict[int, int] = {}
-        self._cache = RowsCache(slots)
+        self._cache = self._make_cache(slots)
+
+    def _make_cache(self, slots: int) -> RowsCache:
+        return RowsCache(slots, self.device, fixed=self._is_compiled)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def read(self, number: int, tokens: Sequence[int], *, is_last: bool) -> torch.Tensor:
@@ -36,7 +43,7 @@ class ModelRows:
         begin = self._lengths.get(number, 0)
         self._lengths[number] = begin + len(tokens)
         positions = torch.arange(begin, begin + len(tokens), device=self.device).unsqueeze(0)
-        logits = self._forward([tokens], positions, cache, None)[0]
+        logits = self._forward(self._model, [tokens], positions, cache, None)[0]
         if is_last:
             self._cache.join(self._prompts.pop(number))
             self.rows.append(number)
@@ -46,13 +53,19 @@ class ModelRows:
     def decode(self, tokens: Sequence[int]) -> torch.Tensor:
         """A token of each row; logits of the next, [rows, vocabulary]."""
         self._cache.make_room()
-        positions = torch.tensor([[self._lengths[number]] for number in self.rows], device=self.device)
+        padding = self._cache.slots - len(self.rows) if self._is_compiled else 0
+        ids = [*([token] for token in tokens), *[[0]] * padding]
+        at = [*([self._lengths[number]] for number in self.rows), *[[0]] * padding]
+        positions = torch.tensor(at, device=self.device)
+        logits = self._forward(self._step, ids, positions, self._cache, self._cache.mask())
+        self._cache.advance()
         for number in self.rows:
             self._lengths[number] += 1
-        return self._forward([[token] for token in tokens], positions, self._cache, self._cache.mask(self.device))
+        return logits[: len(self.rows)]
 
     def _forward(
         self,
+        model: Callable[..., Any],
         tokens: Sequence[Sequence[int]],
         positions: torch.Tensor,
         cache: DynamicCache | RowsCache,
@@ -62,8 +75,15 @@ class ModelRows:
         optional: dict[str, Any] = {"position_ids": positions, "logits_to_keep": 1}
         more = {name: value for name, value in optional.items() if name in self._takes}
         ids = torch.tensor(tokens, device=self.device)
-        done = self._model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **more)
-        return done.logits[:, -1].float()
+        done = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **more)
+        logits: torch.Tensor = done.logits[:, -1].float()
+        return logits
+
+    def warm_up(self) -> None:
+        """Read and write a token, with nothing else here: what is compiled at first use is compiled now."""
+        self.read(-1, [0], is_last=True)
+        self.decode([0])
+        self.leave(-1)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def leave(self, number: int) -> None:
@@ -79,10 +99,10 @@ class ModelRows:
 
     def resize(self, slots: int) -> None:
         """Room for so many rows; there are none."""
-        self._cache = RowsCache(slots)
+        self._cache = self._make_cache(slots)
 
     def close(self) -> None:
         """Free the memory."""
-        self._cache = RowsCache(0)
+        self._cache = self._make_cache(0)
         self._prompts.clear()
-        del self._model
+        del self._model, self._step

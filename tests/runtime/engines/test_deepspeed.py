@@ -35,6 +35,16 @@ async def test_a_worker_that_dies_fails_what_runs_and_ends_the_engine() -> None:
     assert not multiprocessing.active_children()
 
 
+async def test_both_shares_of_a_compiled_model_are_compiled() -> None:
+    engine = await asyncio.to_thread(loaded, 2, torch_compile={"backend": "aot_eager"})
+    prompt = engine.tokenizer.encode(
+        "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    tokens = [token async for batch in engine.generate(prompt, Sampling(16, temperature=0)) for token in batch]
+    assert b"".join(map(engine.tokenizer.piece, tokens)) == b"The capital of France is Paris."
+    await engine.close()
+
+
 async def test_no_worker_is_left_when_it_closes() -> None:
     engine = await asyncio.to_thread(loaded, 2)
     assert len(multiprocessing.active_children()) == 1
