@@ -8,6 +8,7 @@ LLMServeError
 ├── ModelUnavailableError   the model exists but cannot answer (starting, failed)
 ├── OverloadedError         slots and queue are full
 └── EngineError             the engine failed while it worked on a request
+    ├── EngineMemoryError   there was no memory for this request; others go on
     └── EngineDeadError     it has stopped, and answers nothing any more
 """
 
@@ -64,6 +65,10 @@ class EngineError(LLMServeError):
     """The engine failed on a request that was valid."""
 
 
+class EngineMemoryError(EngineError):
+    """There was no memory left for the request. The engine goes on."""
+
+
 class EngineDeadError(EngineError):
     """The engine has stopped: the replica has to start anew."""
 
@@ -83,6 +88,8 @@ HTTP_ERRORS: dict[type[LLMServeError], HttpError] = {
     RequestError: HttpError(400, "invalid_request_error", None),
     ModelUnavailableError: HttpError(503, "server_error", "model_unavailable", retry_after_s=5),
     OverloadedError: HttpError(429, "rate_limit_error", "overloaded", retry_after_s=1),
+    EngineMemoryError: HttpError(503, "server_error", "out_of_memory", retry_after_s=1),
+    EngineDeadError: HttpError(503, "server_error", "model_unavailable", retry_after_s=5),
     EngineError: HttpError(500, "server_error", "engine_error"),
     ConfigError: HttpError(500, "server_error", "config_error"),
 }

@@ -50,11 +50,11 @@ class Runner(ABC):
         """A sequence begins; there is a slot for it."""
 
     @abstractmethod
-    def step(self, shares: Mapping[Request, int]) -> Mapping[Request, int]:
+    def step(self, shares: Mapping[Request, int]) -> Mapping[Request, int | EngineError]:
         """Run the model over the next `pending` tokens of each request, so many as its share says.
 
-        Returns the next token of each request that has nothing left pending then. Raises EngineError, and
-        EngineDeadError where nothing can come after it; so do the other methods.
+        Returns the next token of each request that has nothing left pending then, or the error that ends it alone.
+        Raises EngineError that ends all, and EngineDeadError where nothing can come after it; so do the other methods.
         """
 
     @abstractmethod
@@ -293,7 +293,10 @@ class Scheduler:
             request.position += share
             request.pending = request.pending[share:]
         for request, token in tokens.items():
-            self._take_token(request, token)
+            if isinstance(token, EngineError):
+                self._end(request, token)
+            else:
+                self._take_token(request, token)
 
     def _share_out(self) -> dict[Request, int]:
         """How many tokens of each go into this step: answers under way first, then prompts as they arrived."""

@@ -24,23 +24,26 @@ class Order(IntEnum):
     """What to do; each with the numbers that follow it."""
 
     READ = 0
-    """sequence, whether it is the last part, tokens"""
-    DECODE = 1
-    """tokens"""
-    LEAVE = 2
+    """sequence, tokens"""
+    JOIN = 1
     """sequence"""
-    RESIZE = 3
+    DECODE = 2
+    """tokens"""
+    LEAVE = 3
+    """sequence"""
+    RESIZE = 4
     """slots"""
-    CLOSE = 4
+    CLOSE = 5
 
 
 @contextmanager
 def _together() -> Iterator[None]:
-    """What PyTorch raises when the connection to another worker has ended becomes EngineDeadError."""
+    """What PyTorch raises when the connection to another worker has ended becomes EngineDeadError.
+
+    A lack of memory too: the workers do not know of each other how far they came.
+    """
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
         raise EngineDeadError(f"a worker has died, or failed: {str(error).splitlines()[0]}") from error
 
@@ -77,10 +80,15 @@ class SharedRows(ModelRows):
         self._channel = channel
         channel.send(Order.RESIZE, [slots])
 
-    def read(self, number: int, tokens: Sequence[int], *, is_last: bool) -> torch.Tensor:
-        self._channel.send(Order.READ, [number, is_last, *tokens])
+    def read(self, number: int, tokens: Sequence[int]) -> torch.Tensor:
+        self._channel.send(Order.READ, [number, *tokens])
         with _together():
-            return super().read(number, tokens, is_last=is_last)
+            return super().read(number, tokens)
+
+    def join(self, number: int) -> None:
+        self._channel.send(Order.JOIN, [number])
+        with _together():
+            super().join(number)
 
     def decode(self, tokens: Sequence[int]) -> torch.Tensor:
         self._channel.send(Order.DECODE, tokens)
@@ -107,7 +115,9 @@ def obey(rows: ModelRows, channel: Channel) -> None:
         order, numbers = channel.receive()
         match order:
             case Order.READ:
-                rows.read(numbers[0], numbers[2:], is_last=bool(numbers[1]))
+                rows.read(numbers[0], numbers[1:])
+            case Order.JOIN:
+                rows.join(numbers[0])
             case Order.DECODE:
                 rows.decode(numbers)
             case Order.LEAVE:

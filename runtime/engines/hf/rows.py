@@ -37,17 +37,19 @@ class ModelRows:
         return RowsCache(slots, self.device, fixed=self._is_compiled)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
-    def read(self, number: int, tokens: Sequence[int], *, is_last: bool) -> torch.Tensor:
-        """The next part of a prompt, the `is_last` one makes it a row; logits of its last token, [vocabulary]."""
+    def read(self, number: int, tokens: Sequence[int]) -> torch.Tensor:
+        """The next part of a prompt; logits of its last token, [vocabulary]."""
         cache = self._prompts.setdefault(number, DynamicCache())
         begin = self._lengths.get(number, 0)
         self._lengths[number] = begin + len(tokens)
         positions = torch.arange(begin, begin + len(tokens), device=self.device).unsqueeze(0)
-        logits = self._forward(self._model, [tokens], positions, cache, None)[0]
-        if is_last:
-            self._cache.join(self._prompts.pop(number))
-            self.rows.append(number)
-        return logits
+        return self._forward(self._model, [tokens], positions, cache, None)[0]
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def join(self, number: int) -> None:
+        """A prompt that is through becomes a row."""
+        self._cache.join(self._prompts.pop(number))
+        self.rows.append(number)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def decode(self, tokens: Sequence[int]) -> torch.Tensor:
@@ -81,7 +83,8 @@ class ModelRows:
 
     def warm_up(self) -> None:
         """Read and write a token, with nothing else here: what is compiled at first use is compiled now."""
-        self.read(-1, [0], is_last=True)
+        self.read(-1, [0])
+        self.join(-1)
         self.decode([0])
         self.leave(-1)
 
@@ -98,7 +101,8 @@ class ModelRows:
                 self.rows[row] = last
 
     def resize(self, slots: int) -> None:
-        """Room for so many rows; there are none."""
+        """Room for so many rows, in a cache of its own; those that there were are gone."""
+        self.rows.clear()
         self._cache = self._make_cache(slots)
 
     def close(self) -> None:

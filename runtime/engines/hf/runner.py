@@ -7,7 +7,8 @@ logits processors are theirs.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -16,10 +17,21 @@ from runtime.engines.batching import Request, Runner
 from runtime.engines.contract import Limits
 from runtime.engines.hf.rows import ModelRows
 from runtime.engines.hf.sampling import Sampler
-from runtime.errors import EngineError
+from runtime.errors import EngineError, EngineMemoryError
 
 _STEP_TOKENS = 512
 """Tokens of new prompts in one step; answers under way wait as long as it takes."""
+
+
+@contextmanager
+def _memory() -> Iterator[None]:
+    """What PyTorch raises where there is none becomes EngineMemoryError; for the CPU it has no class of its own."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise EngineMemoryError("out of memory; try again later, or with a shorter prompt") from error
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,27 +59,48 @@ class HfRunner(Runner):
         sequence = _Sequence(next(self._numbers), sampler)
         self._sequences[request], self._requests[sequence.number] = sequence, request
 
-    def step(self, shares: Mapping[Request, int]) -> Mapping[Request, int]:
-        try:
-            with torch.inference_mode():
-                return self._choose(self._logits(shares))
-        except torch.OutOfMemoryError as error:
-            raise EngineError(f"out of memory: {str(error).partition('.')[0]}") from error
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def step(self, shares: Mapping[Request, int]) -> Mapping[Request, int | EngineError]:
+        under_way = [self._requests[number] for number in self._rows.rows]
+        new = {request: share for request, share in shares.items() if request not in under_way}
+        with self._memory_of_the_batch():
+            logits = self._decode(under_way)
+        last, failed = self._read(new)
+        with self._memory_of_the_batch():
+            for request in last:
+                self._rows.join(self._sequences[request].number)
+        return {**self._choose({**logits, **last}), **failed}
 
-    def _logits(self, shares: Mapping[Request, int]) -> dict[Request, torch.Tensor]:
-        """Of the last token of each request that has nothing left pending then."""
-        found: dict[Request, torch.Tensor] = {}
-        if self._rows.rows:
-            under_way = [self._requests[number] for number in self._rows.rows]
-            logits = self._rows.decode([request.pending[0] for request in under_way])
-            found.update(zip(under_way, logits, strict=True))
-        for request, share in shares.items():
-            if request not in found:
-                is_last = share == len(request.pending)
-                last = self._rows.read(self._sequences[request].number, request.pending[:share], is_last=is_last)
-                if is_last:
-                    found[request] = last
-        return found
+    @contextmanager
+    def _memory_of_the_batch(self) -> Iterator[None]:
+        """Without memory the batch begins anew: some of its layers may have grown."""
+        try:
+            with _memory():
+                yield
+        except EngineMemoryError:
+            self._rows.resize(self.slots)
+            raise
+
+    def _decode(self, under_way: Sequence[Request]) -> dict[Request, torch.Tensor]:
+        """A token of each row; the logits of the next."""
+        if not under_way:
+            return {}
+        return dict(zip(under_way, self._rows.decode([request.pending[0] for request in under_way]), strict=True))
+
+    def _read(self, new: Mapping[Request, int]) -> tuple[dict[Request, torch.Tensor], dict[Request, EngineError]]:
+        """Parts of prompts; the last logits of those that are through, and who there was no memory for."""
+        last: dict[Request, torch.Tensor] = {}
+        failed: dict[Request, EngineError] = {}
+        for request, share in new.items():
+            try:
+                with _memory():
+                    logits = self._rows.read(self._sequences[request].number, request.pending[:share])
+            except EngineMemoryError as error:
+                failed[request] = error
+                continue
+            if share == len(request.pending):
+                last[request] = logits
+        return last, failed
 
     def _choose(self, logits: Mapping[Request, torch.Tensor]) -> dict[Request, int]:
         """The next token of each, with one wait for the device."""

@@ -1,5 +1,7 @@
 """The batch against `generate()`: small random models of many kinds, their rows joining and leaving."""
 
+import asyncio
+from collections.abc import Sequence
 from functools import partial
 from random import Random
 
@@ -7,10 +9,12 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
-from runtime.engines.batching import Request
-from runtime.engines.contract import Limits, Sampling
+from runtime.engines.batching import BatchingEngine, Request
+from runtime.engines.contract import Batching, Limits, Sampling
 from runtime.engines.hf.rows import ModelRows
 from runtime.engines.hf.runner import HfRunner
+from runtime.errors import EngineMemoryError
+from tests.runtime.support import ByteTokenizer
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 97}
 KINDS = {
@@ -133,3 +137,50 @@ def test_a_compiled_model_says_the_same_and_is_compiled_once(model: PreTrainedMo
         if model.config.model_type != "mpt":  # its own code asks for the length as a number: a part of it stays eager
             assert counters["stats"]["unique_graphs"] == 1
             assert not counters["graph_break"]
+
+
+class ShortOfMemory(ModelRows):
+    """There is none where `fails` says so."""
+
+    def __init__(self, model: PreTrainedModel, slots: int, error: RuntimeError) -> None:
+        super().__init__(model, slots)
+        self.error, self.fails = error, ""
+
+    def read(self, number: int, tokens: Sequence[int]) -> torch.Tensor:
+        if self.fails == "read" and len(tokens) > 30:
+            raise self.error
+        return super().read(number, tokens)
+
+    def decode(self, tokens: Sequence[int]) -> torch.Tensor:
+        if self.fails == "decode":
+            self._cache.layers[0].grow(300)
+            raise self.error
+        return super().decode(tokens)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: ...")],
+    ids=["gpu", "cpu"],
+)
+async def test_without_memory_requests_end_and_the_engine_goes_on(model: PreTrainedModel, error: RuntimeError) -> None:
+    rows = ShortOfMemory(model, 2, error)
+    engine = BatchingEngine(HfRunner(rows, 2, Limits(2048, 97), []), ByteTokenizer(), Batching(2))
+
+    async def ask(prompt: list[int], length: int) -> list[int]:
+        return [token async for batch in engine.generate(prompt, Sampling(length, temperature=0)) for token in batch]
+
+    running = asyncio.create_task(ask([5, 6, 7], 60))
+    rows.fails = "read"
+    with pytest.raises(EngineMemoryError, match="out of memory"):
+        await ask([8] * 40, 5)
+    assert await running == alone(model, [5, 6, 7], 60)  # it goes on beside the one that ended
+    rows.fails = "decode"
+    with pytest.raises(EngineMemoryError, match="out of memory"):
+        await ask([5, 6, 7], 60)
+    rows.fails = ""
+    assert await asyncio.gather(ask([5, 6, 7], 300), ask([9], 3)) == [
+        alone(model, [5, 6, 7], 300),
+        alone(model, [9], 3),
+    ]
+    await engine.close()
