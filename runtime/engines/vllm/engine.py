@@ -23,6 +23,7 @@ from runtime.engines.contract import Batching, Engine, Limits, Sampling, Tokeniz
 from runtime.engines.hf.folder import end_tokens_of
 from runtime.engines.hf.tokenizer import load_tokenizer
 from runtime.engines.vllm import VLLM
+from runtime.engines.vllm.guard import guard_children
 from runtime.errors import ConfigError, EngineError
 from runtime.weights.sources import check_files
 
@@ -86,6 +87,7 @@ class VllmEngine(Engine):
 
     def __init__(self, engine: AsyncLLM, tokenizer: Tokenizer, end_tokens: Sequence[int], batching: Batching) -> None:
         self._engine = engine
+        self._guard = guard_children()
         self.tokenizer = tokenizer
         self._end_tokens = frozenset(end_tokens)
         config = engine.model_config
@@ -170,3 +172,5 @@ class VllmEngine(Engine):
             self._place_free.notify_all()
         await self._engine.abort(list(self._running))
         await asyncio.to_thread(self._engine.shutdown)
+        await asyncio.to_thread(self._guard.communicate)
+        del self._engine  # it would shut down once more when Python ends, and fail then

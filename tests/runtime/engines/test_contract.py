@@ -1,10 +1,13 @@
 """What every engine that can run must do, with a real model. A new engine needs one line in `ENGINES`."""
 
 import asyncio
+import ctypes
+import gc
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 from random import Random
 
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -170,7 +173,7 @@ async def test_tokenizer_round_trip_and_special_tokens(engine: Engine) -> None:
 
 async def test_health_and_close(shared_engine: Engine) -> None:
     """Last: nothing can follow it."""
-    engine = shared_engine
+    engine, used = shared_engine, memory()
     await engine.check_health()
     endless = engine.generate(engine.tokenizer.encode("Once"), Sampling(max_new_tokens=900, min_new_tokens=900))
     await anext(endless)
@@ -183,3 +186,13 @@ async def test_health_and_close(shared_engine: Engine) -> None:
     with pytest.raises(EngineError):
         await text_of(engine, FRANCE)
     await engine.close()
+    assert used - memory() > 250e6  # the weights at the least, in half precision
+
+
+def memory() -> int:
+    """Bytes of this process and its children, without what the C library keeps for the next allocation."""
+    gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
+    own = psutil.Process()
+    return sum(process.memory_info().rss for process in (own, *own.children(recursive=True)))
