@@ -17,6 +17,10 @@ from queue import Empty, SimpleQueue
 from runtime.engines.contract import Batching, Engine, Limits, Sampling, Tokenizer
 from runtime.errors import EngineDeadError, EngineError
 
+_STALL_S = 0.2
+"""New prompts hold up answers under way by so much in each step, or by what so many tokens take."""
+_LEAST_TOKENS = 16
+
 Item = int | EngineError | None
 """What an answer's queue receives: a token, the error that ended it, or None at its end."""
 
@@ -46,8 +50,8 @@ class Runner(ABC):
     end_tokens: frozenset[int]
 
     @abstractmethod
-    def admit(self, request: Request) -> None:
-        """A sequence begins; there is a slot for it."""
+    def admit(self, request: Request) -> int:
+        """A sequence begins; there is a slot for it. Returns how many tokens of its prompt need no step, never all."""
 
     @abstractmethod
     def step(self, shares: Mapping[Request, int]) -> Mapping[Request, int | EngineError]:
@@ -181,6 +185,8 @@ class Scheduler:
         self.running: list[Request] = []
         self.changes: deque[Configure] = deque()
         self.news: list[News] = []
+        self.token_s = _STALL_S / _LEAST_TOKENS
+        """Seconds that a step takes for each token of a prompt, as the last ones took."""
 
     def send(self, message: Message) -> None:
         """Called on the event loop. Raises EngineError when the thread will not read the message any more."""
@@ -264,8 +270,8 @@ class Scheduler:
             self._configure(self.changes.popleft())
         while self.waiting and len(self.running) < self.runner.slots and not self.changes:
             request = self.waiting.popleft()
-            request.pending = request.prompt
-            self.runner.admit(request)
+            request.position = self.runner.admit(request)
+            request.pending = request.prompt[request.position :]
             self.running.append(request)
 
     def _configure(self, change: Configure) -> None:
@@ -281,6 +287,7 @@ class Scheduler:
     def _step(self) -> None:
         """A token of every answer under way, and as much of new prompts as fits beside them."""
         shares = self._share_out()
+        begin = time.monotonic()
         try:
             tokens = self.runner.step(shares)
         except EngineDeadError:
@@ -289,6 +296,8 @@ class Scheduler:
             for request in list(self.running):
                 self._end(request, error)
             return
+        if sum(share for request, share in shares.items() if not request.generated) >= _LEAST_TOKENS:
+            self.token_s = (time.monotonic() - begin) / sum(shares.values())
         for request, share in shares.items():
             request.position += share
             request.pending = request.pending[share:]
@@ -300,7 +309,9 @@ class Scheduler:
 
     def _share_out(self) -> dict[Request, int]:
         """How many tokens of each go into this step: answers under way first, then prompts as they arrived."""
-        room = self.runner.step_tokens
+        room, under_way = self.runner.step_tokens, sum(request.generated > 0 for request in self.running)
+        if under_way:
+            room = min(room, under_way + max(_LEAST_TOKENS, int(_STALL_S / self.token_s)))
         shares = {}
         for request in sorted(self.running, key=lambda request: request.generated == 0):
             share = min(len(request.pending), room)

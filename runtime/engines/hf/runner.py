@@ -54,10 +54,11 @@ class HfRunner(Runner):
         self._sequences: dict[Request, _Sequence] = {}
         self._requests: dict[int, Request] = {}
 
-    def admit(self, request: Request) -> None:
+    def admit(self, request: Request) -> int:
         sampler = Sampler(request.sampling, request.prompt, sorted(self.end_tokens), self._rows.device)
         sequence = _Sequence(next(self._numbers), sampler)
         self._sequences[request], self._requests[sequence.number] = sequence, request
+        return 0
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def step(self, shares: Mapping[Request, int]) -> Mapping[Request, int | EngineError]:

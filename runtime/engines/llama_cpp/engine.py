@@ -1,6 +1,6 @@
 """The llamaCpp engine: what one step of llama.cpp is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -43,10 +43,11 @@ def load(arguments: ModelArguments, folder: Path, batching: Batching) -> Engine:
 
 @dataclass(slots=True)
 class _Sequence:
-    """What llama.cpp keeps of one: its place in the cache, and its sampler."""
+    """What llama.cpp keeps of one: its place in the cache, the tokens there, and its sampler."""
 
     slot: int
     sampler: Sampler
+    tokens: list[int]
 
 
 class LlamaRunner(Runner):
@@ -61,16 +62,40 @@ class LlamaRunner(Runner):
 
     def _use(self, context: Context) -> None:
         self._context = context
+        self._left: dict[int, list[int]] = {}
+        """What sequences that have ended left in their slots: another one may begin with the same tokens."""
         self.slots, self.step_tokens = context.slots, context.batch_size
         self.limits = Limits(context.length, self._model.vocabulary_size)
 
-    def admit(self, request: Request) -> None:
+    def admit(self, request: Request) -> int:
         sampler = Sampler(self._model, request.sampling, request.prompt, self._context.length)
-        self._sequences[request] = _Sequence(self._lowest_free_slot(), sampler)
+        slot, seen = self._best_free_slot(request.prompt)
+        if not self._context.forget(slot, seen):  # not every kind of model can forget a part
+            self._context.forget(slot)
+            seen = 0
+        self._left.pop(slot, None)
+        self._sequences[request] = _Sequence(slot, sampler, list(request.prompt[:seen]))
+        return seen
 
-    def _lowest_free_slot(self) -> int:
-        taken = {sequence.slot for sequence in self._sequences.values()}
-        return next(slot for slot in range(self.slots) if slot not in taken)
+    def _best_free_slot(self, prompt: Sequence[int]) -> tuple[int, int]:
+        """A slot, and how much of the prompt's beginning it holds. The last token has to be seen again.
+
+        It is one whose tokens are mostly the prompt's, so that a conversation finds its own; else an empty one, or the
+        one that has been left for the longest time.
+        """
+        common = {slot: _common(tokens, prompt[:-1]) for slot, tokens in self._left.items()}
+        fitting = [slot for slot in common if 2 * common[slot] >= len(self._left[slot])]
+        if fitting:
+            slot = max(fitting, key=lambda slot: common[slot])
+            return slot, common[slot]
+        taken = self._taken()
+        empty = [slot for slot in range(self.slots) if slot not in taken and slot not in self._left]
+        if not empty:
+            return next(iter(self._left)), 0
+        return min(empty, key=lambda slot: min((abs(slot - other) for other in taken), default=0)), 0
+
+    def _taken(self) -> list[int]:
+        return sorted(sequence.slot for sequence in self._sequences.values())
 
     def step(self, shares: Mapping[Request, int]) -> Mapping[Request, int]:
         self._close_gaps()
@@ -80,26 +105,37 @@ class LlamaRunner(Runner):
             row = self._add(request, shares[request])
             if shares[request] == len(request.pending):
                 rows[request] = row
-        self._context.decode()
+        try:
+            self._context.decode()
+        except EngineError:
+            for sequence in self._sequences.values():
+                sequence.tokens.clear()  # nobody knows what the cache holds now
+            raise
         return {request: self._sample(request, row) for request, row in rows.items()}
 
     def _close_gaps(self) -> None:
-        """Move sequences from the highest slots into the gaps that others left, so that n of them have slots 0 to n-1.
+        """Move sequences from the highest slots into the gaps between others, so that all have consecutive slots.
 
         llama.cpp goes through the weights once for a run of consecutive slots in ascending order, and once more
         for each further run: eight sequences in descending order take three times as long as in ascending order.
         """
-        for sequence in self._sequences.values():
-            if sequence.slot >= len(self._sequences):
-                left, sequence.slot = sequence.slot, self._lowest_free_slot()
-                self._context.move(left, sequence.slot)
+        by_slot = {sequence.slot: sequence for sequence in self._sequences.values()}
+        first = min(by_slot)
+        for slot in range(first, first + len(by_slot)):
+            if slot not in by_slot:
+                sequence = by_slot.pop(max(by_slot))
+                self._context.move(sequence.slot, slot)
+                self._left.pop(slot, None)
+                sequence.slot = slot
+                by_slot[slot] = sequence
 
     def _add(self, request: Request, share: int) -> int:
         """Put the next tokens of a request into the batch; the row of the last."""
-        row, slot = -1, self._sequences[request].slot
+        row, sequence = -1, self._sequences[request]
+        sequence.tokens += request.pending[:share]
         for index, token in enumerate(request.pending[:share]):
             is_last = index + 1 == len(request.pending)
-            row = self._context.add(token, request.position + index, slot, logits=is_last)
+            row = self._context.add(token, request.position + index, sequence.slot, logits=is_last)
         return row
 
     def _sample(self, request: Request, row: int) -> int:
@@ -107,8 +143,11 @@ class LlamaRunner(Runner):
 
     def forget(self, request: Request) -> None:
         sequence = self._sequences.pop(request)
-        self._context.forget(sequence.slot)
         sequence.sampler.close()
+        if sequence.tokens:
+            self._left[sequence.slot] = sequence.tokens
+        else:
+            self._context.forget(sequence.slot)
 
     def resize(self, slots: int) -> None:
         before = self.slots
@@ -122,3 +161,9 @@ class LlamaRunner(Runner):
     def close(self) -> None:
         self._context.close()
         self._model.close()
+
+
+def _common(some: Sequence[int], others: Sequence[int]) -> int:
+    """How many tokens at the beginning are the same."""
+    pairs = enumerate(zip(some, others, strict=False))
+    return next((index for index, (one, other) in pairs if one != other), min(len(some), len(others)))

@@ -197,13 +197,14 @@ class Context:
             raise EngineError(f"llama.cpp failed to decode (code {code})")
 
     def move(self, slot: int, to: int) -> None:
-        """Give the cache of a slot to another, which is empty."""
+        """Give the cache of a slot to another."""
+        self.forget(to)
         llama_cpp.llama_memory_seq_cp(self._memory, slot, to, -1, -1)
         self.forget(slot)
 
-    def forget(self, slot: int) -> None:
-        """Empty a slot's cache."""
-        llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
+    def forget(self, slot: int, keep: int = 0) -> bool:
+        """Empty a slot's cache but for its first tokens; False where the model cannot forget a part."""
+        return bool(llama_cpp.llama_memory_seq_rm(self._memory, slot, keep, -1))
 
     def close(self) -> None:
         """Free the cache and the batch."""

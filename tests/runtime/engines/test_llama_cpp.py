@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from demo.model import fetch
-from runtime.engines.contract import Batching, Sampling, load
+from runtime.engines.contract import Batching, Engine, Sampling, load
 from runtime.engines.llama_cpp.model import Context
 from runtime.errors import ConfigError
 from tests.runtime.support import arguments_for
@@ -49,8 +49,47 @@ async def test_every_decode_has_consecutive_slots_in_ascending_order(monkeypatch
     lengths = [2, 30, 9, 21, 3, 13, 26]
     together = await asyncio.gather(*map(answer, lengths))
     assert max(map(len, decodes)) == 4
-    assert all(slots == list(range(len(slots))) for slots in decodes)
+    assert all(slots == list(range(slots[0], slots[0] + len(slots))) for slots in decodes)
     assert together == [await answer(length) for length in lengths]
+    await engine.close()
+
+
+async def test_what_a_prompt_shares_with_an_earlier_one_is_not_computed_again(monkeypatch) -> None:
+    """A conversation finds its own tokens, whoever spoke in between; the answers are those without them."""
+    added: list[int] = []
+
+    class Recorder(Context):
+        def add(self, token: int, position: int, slot: int, *, logits: bool) -> int:
+            added.append(token)
+            return super().add(token, position, slot, logits=logits)
+
+    monkeypatch.setattr("runtime.engines.llama_cpp.engine.Context", Recorder)
+    options = {"type": "llamaCpp", "model_init_kwargs": {"n_ctx": 512, "n_batch": 64}}
+
+    async def answer(engine: Engine, text: str) -> tuple[list[int], int]:
+        """The answer's tokens, and how many tokens of the prompt were computed."""
+        added.clear()
+        stream = engine.generate(engine.tokenizer.encode(text), Sampling(max_new_tokens=8, temperature=0))
+        tokens = [token async for batch in stream for token in batch]
+        return tokens, len(added) - len(tokens) + 1
+
+    mine, other = "Fact: water is wet. " * 10, "The sun is a star. " * 10
+    engine = load(arguments_for(options), fetch().parent, Batching(2))
+    first, computed = await answer(engine, mine)
+    assert computed == len(engine.tokenizer.encode(mine))
+    await answer(engine, other)
+    longer = mine + b"".join(map(engine.tokenizer.piece, first)).decode() + " And then?"
+    warm, computed = await answer(engine, longer)
+    assert computed < 8
+    again, computed = await answer(engine, longer)
+    assert computed == 1
+    _, computed = await answer(engine, "Something else")  # takes the slot that was left for the longest time
+    assert computed == len(engine.tokenizer.encode("Something else"))
+    _, computed = await answer(engine, longer)
+    assert computed == 1
+    await engine.close()
+    engine = load(arguments_for(options), fetch().parent, Batching(2))
+    assert warm == again == (await answer(engine, longer))[0]
     await engine.close()
 
 

@@ -1,0 +1,63 @@
+"""What the scheduler decides, with a runner that takes a known time for each token."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+
+from runtime.engines.batching import BatchingEngine, Request, Runner
+from runtime.engines.contract import Batching, Limits, Sampling
+from tests.runtime.support import ByteTokenizer
+
+TOKEN_S = 0.001
+
+
+class Clockwork(Runner):
+    """Sees a token each millisecond; always says 7."""
+
+    step_tokens = 1024
+    end_tokens = frozenset[int]()
+    limits = Limits(100_000, 256)
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self.steps: list[dict[Request, int]] = []
+
+    def admit(self, request: Request) -> int:
+        return 0
+
+    def step(self, shares: Mapping[Request, int]) -> Mapping[Request, int]:
+        self.steps.append(dict(shares))
+        time.sleep(sum(shares.values()) * TOKEN_S)
+        return {request: 7 for request, share in shares.items() if share == len(request.pending)}
+
+    def forget(self, request: Request) -> None: ...
+
+    def resize(self, slots: int) -> None:
+        self.slots = slots
+
+    def close(self) -> None: ...
+
+
+async def answer(engine: BatchingEngine, prompt: int, length: int) -> list[int]:
+    return [token async for batch in engine.generate([1] * prompt, Sampling(length)) for token in batch]
+
+
+async def test_a_long_prompt_does_not_hold_up_answers_under_way() -> None:
+    runner = Clockwork(2)
+    engine = BatchingEngine(runner, ByteTokenizer(), Batching(2))
+    running = asyncio.create_task(answer(engine, 4, 40))
+    await asyncio.sleep(0.02)
+    assert len(await answer(engine, 2000, 2)) == 2
+    await running
+    beside = [sum(shares.values()) for shares in runner.steps if len(shares) == 2]
+    assert beside[0] == 17  # nothing is known yet of how long a prompt takes
+    assert all(17 < size <= 201 for size in beside[1:-2])  # a fifth of a second at most, as far as the clock tells
+    await engine.close()
+
+
+async def test_a_prompt_alone_takes_whole_steps() -> None:
+    runner = Clockwork(2)
+    engine = BatchingEngine(runner, ByteTokenizer(), Batching(2))
+    await answer(engine, 2000, 1)
+    assert [sum(shares.values()) for shares in runner.steps] == [1024, 976]
+    await engine.close()
