@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from demo.cluster import FAILED, HOST, Cluster, stop
-from demo.model import FILENAME, REPOSITORY, fetch
+from demo.model import FILENAME, REPOSITORY, fetch_safetensors
 
 REPO = Path(__file__).resolve().parents[2]
 SMOLLM2 = REPOSITORY.replace("/", "--")
@@ -36,6 +36,27 @@ initialization:
     initializer: {{model_filename: is-nowhere.gguf}}""",
     "acme--damaged": "initialization: {hf_model_id: acme/damaged-weights}",
 }
+ENGINE = """\
+extends: [engines/{engine}, families/smollm2, hardware/cpu]
+deployment_config: {{ray_actor_options: {{num_cpus: 0}}}}
+scaling_config: {{num_cpus_per_worker: 0, num_workers: {workers}}}
+model_config:
+  model_id: acme/{engine}
+  initialization:
+    hf_model_id: {repository}
+    initializer: {initializer}
+"""
+ENGINES = {
+    "single-device": (1, "{dtype: float32}"),
+    "device-map": (1, "{dtype: float32}"),
+    "deepspeed": (2, "{dtype: float32}"),
+    "vllm": (
+        1,
+        "{engine_kwargs: {dtype: float32, enforce_eager: true, max_model_len: 1024, gpu_memory_utilization: 0.3,"
+        " kv_cache_memory_bytes: 268435456}}",
+    ),
+}
+"""Workers and initializer of a model for each engine besides llamaCpp, which the shipped file has."""
 
 
 @dataclass
@@ -90,17 +111,20 @@ def _write_project(folder: Path, port: int) -> None:
     for name, more in MODELS.items():
         text = MODEL.format(base=SMOLLM2, model_id=name.replace("--", "/"), more=more)
         (folder / "registry" / f"{name}.yaml").write_text(text)
+    for engine, (workers, initializer) in ENGINES.items():
+        text = ENGINE.format(engine=engine, workers=workers, initializer=initializer, repository=REPOSITORY)
+        (folder / "registry" / f"acme--{engine}.yaml").write_text(text)
     (clusters / "default.yaml").write_text(f'models: ["*"]\nhttp: {{port: {port}}}\n')
 
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model cache of its own: the real model, and one whose file was damaged after it was stored."""
-    weights = fetch()
+    weights = fetch_safetensors()
     folder = tmp_path_factory.mktemp("cache")
     for repository in (REPOSITORY, "acme/damaged-weights"):
-        shutil.copytree(weights.parents[2], folder / f"models--{repository.replace('/', '--')}", symlinks=True)
-    damaged = (folder / "models--acme--damaged-weights" / "snapshots" / weights.parent.name / FILENAME).resolve()
+        shutil.copytree(weights.parents[1], folder / f"models--{repository.replace('/', '--')}", symlinks=True)
+    damaged = (folder / "models--acme--damaged-weights" / "snapshots" / weights.name / FILENAME).resolve()
     with damaged.open("r+b") as stream:
         stream.seek(1_000_000)
         stream.write(b"damage")
@@ -109,9 +133,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def deployment(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Deployment]:
-    gcs, dashboard, client_server, http = _free_ports(4)
+    gcs, dashboard, client_server, http, metrics, stats = _free_ports(6)
     patch = pytest.MonkeyPatch()
     patch.setenv("LLM_SERVE_CACHE", str(cache))
+    patch.setenv("RAY_SERVE_HAPROXY_METRICS_PORT", str(metrics))
+    patch.setenv("RAY_SERVE_HAPROXY_STATS_PORT", str(stats))
     cluster = Cluster(gcs, dashboard, secrets.token_hex(32))
     project = tmp_path_factory.mktemp("project")
     _write_project(project, http)

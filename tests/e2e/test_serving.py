@@ -8,6 +8,7 @@ import openai
 import pytest
 
 from demo.model import REPOSITORY
+from tests.e2e.conftest import ENGINES
 
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
 LONG = [{"role": "user", "content": "Write a long story about a fox."}]
@@ -29,6 +30,14 @@ def test_the_cluster_is_what_was_compiled(deployment) -> None:
     assert {name for name, status in statuses.items() if status == "DEPLOY_FAILED"} == broken
     assert REPOSITORY in [model.id for model in deployment.client.models.list()]
     assert httpx.get(f"{deployment.url}/health").status_code == 200
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_engine_answers_through_the_gateway(deployment, engine: str) -> None:
+    """The same words as in `tests/runtime/engines`, where nothing lies between the question and the engine."""
+    whole = ask(deployment, model=f"acme/{engine}")
+    assert whole.choices[0].message.content == "The capital of France is Paris."
+    assert text_of(ask(deployment, model=f"acme/{engine}", stream=True)) == "The capital of France is Paris."
 
 
 def test_streamed_and_whole_answers_are_the_same(deployment) -> None:
