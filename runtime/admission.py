@@ -1,4 +1,4 @@
-"""Admission: so many requests at a time, and not one more."""
+"""Admission: so many answers at a time, and not one more."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,20 +7,21 @@ from runtime.errors import OverloadedError
 
 
 class Admission:
-    """Counts the requests of one replica. Refusing is immediate: nobody waits here."""
+    """Counts the answers of one replica. Refusing is immediate: nobody waits here."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        """Requests that may be in the replica, running and waiting. Changes at any time; those inside stay."""
+        """Answers that may be in the replica, running and waiting. Changes at any time; those inside stay."""
         self.inside = 0
 
     @contextmanager
-    def admit(self) -> Iterator[None]:
-        """Hold a place. Raises OverloadedError when there is none."""
-        if self.inside >= self.limit:
-            raise OverloadedError(f"the model has {self.inside} requests at work and waiting; try again shortly")
-        self.inside += 1
+    def admit(self, places: int = 1) -> Iterator[None]:
+        """Hold so many places. Raises OverloadedError when there are not as many."""
+        if self.inside + places > self.limit:
+            room = f"{self.inside} of at most {self.limit} answers at work and waiting"
+            raise OverloadedError(f"the model has {room}, and {places} more asked for; try again shortly")
+        self.inside += places
         try:
             yield
         finally:
-            self.inside -= 1
+            self.inside -= places

@@ -1,19 +1,18 @@
 """One replica: an engine, its text, its limits. Knows nothing of Ray."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 
 from runtime.admission import Admission
 from runtime.api.requests import Border, ValidRequest
-from runtime.api.responses import Delta, Finish
+from runtime.api.responses import Delta
 from runtime.application import ModelArguments, ModelCard, ModelSettings
 from runtime.engines.contract import Batching, Engine, Sampling
 from runtime.errors import ConfigError, EngineError
 from runtime.loading import load_model
-from runtime.text.detokenize import Detokenizer
 from runtime.text.prompt import ChatTemplate
-from runtime.text.stops import StopMatcher
+from runtime.text.transcript import Transcript
 
 Load = Callable[[ModelArguments, Batching], Awaitable[Engine]]
 """Loads the model somewhere. Raises ConfigError."""
@@ -76,26 +75,32 @@ class Replica:
         return Border(engine.tokenizer, self._template, engine.limits, settings)
 
     async def answer(self, request: ValidRequest) -> AsyncGenerator[Delta, None]:
-        """The answer in pieces; closing it frees the slot. Raises OverloadedError at the first, EngineError at any."""
+        """The answers in pieces; closing frees their slots. Raises OverloadedError at the first, EngineError at any."""
+        with self._admission.admit(request.n):
+            answers = [self._one_answer(request, index) for index in range(request.n)]
+            async with aclosing(answers[0] if len(answers) == 1 else _merged(answers)) as deltas:
+                async for delta in deltas:
+                    yield delta
+
+    async def _one_answer(self, request: ValidRequest, index: int) -> AsyncGenerator[Delta, None]:
         engine, _ = self._loaded()
-        detokenizer, matcher = Detokenizer(), StopMatcher(request.stops)
-        sampling, count = request.sampling, 0
-        with self._admission.admit():
-            async with aclosing(engine.generate(request.prompt, sampling)) as batches:
-                async for tokens in batches:
+        sampling = request.sampling_of(index)
+        transcript = Transcript(engine.tokenizer, request.stops, sampling.min_new_tokens)
+        text = request.echo
+        async with aclosing(engine.generate(request.prompt, sampling)) as batches:
+            async for tokens in batches:
+                for token in tokens:
+                    text += transcript.feed(token)
+                    if transcript.stopped:
+                        break
+                if transcript.stopped:
+                    break
+                if text:
+                    yield Delta(text, transcript.tokens, None, transcript.scores(), index)
                     text = ""
-                    for token in tokens:
-                        count += 1
-                        piece = detokenizer.feed(engine.tokenizer.piece(token))
-                        text += matcher.feed(token, piece, may_stop=count > sampling.min_new_tokens)
-                        if matcher.stopped:
-                            yield Delta(text, count, "stop")
-                            return
-                    if text:
-                        yield Delta(text, count)
-            held = matcher.feed(-1, detokenizer.flush()) + matcher.flush()
-            finish: Finish = "length" if count >= sampling.max_new_tokens and not matcher.stopped else "stop"
-            yield Delta(held, count, finish)
+        text += transcript.flush()
+        at_its_length = transcript.tokens >= sampling.max_new_tokens and not transcript.stopped
+        yield Delta(text, transcript.tokens, "length" if at_its_length else "stop", transcript.scores(), index)
 
     async def check_health(self) -> None:
         """Raises EngineError when the engine does not answer."""
@@ -110,3 +115,25 @@ class Replica:
     def _loaded(self) -> tuple[Engine, ModelSettings]:
         assert self._engine is not None and self._settings is not None  # Ray configures before it sends requests
         return self._engine, self._settings
+
+
+async def _merged(answers: Sequence[AsyncGenerator[Delta, None]]) -> AsyncGenerator[Delta, None]:
+    """What all of them yield, as it comes. An error of one ends them all, and so does closing."""
+    awaited = {asyncio.ensure_future(anext(answer)): answer for answer in answers}
+    try:
+        while awaited:
+            done, _ = await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                answer = awaited.pop(task)
+                try:
+                    delta = task.result()
+                except StopAsyncIteration:
+                    continue
+                awaited[asyncio.ensure_future(anext(answer))] = answer
+                yield delta
+    finally:
+        for task in awaited:
+            task.cancel()
+        await asyncio.gather(*awaited, return_exceptions=True)
+        for answer in answers:
+            await answer.aclose()

@@ -1,25 +1,64 @@
-"""The wire: requests as OpenAI's clients send them. Fields that are unknown are ignored, as OpenAI's clients expect.
+"""The wire: requests as OpenAI's clients send them. Fields that are unknown are ignored, as OpenAI's clients expect;
+those that are known to change the answer and are not offered are refused.
 
 Source: OpenAI API reference, "Chat completions" and "Completions"; `top_k`, `min_p`, `repetition_penalty`,
-`min_tokens` as vLLM's server names them.
+`min_tokens`, `stop_token_ids` and many of those that are refused as vLLM's server names them.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
 from runtime.schema.generation import MinP, Penalty, Seed, Temperature, TopK, TopP
 
 MAX_STOPS = 4
 """Stop strings of a request (OpenAI's limit)."""
 MAX_STOP_CHARACTERS = 256
+MAX_STOP_TOKENS = 64
+"""Stops by token ids of a request, and tokens of each."""
+MAX_ANSWERS = 16
+"""Answers to one request."""
+MAX_BIASES = 1024
+"""Tokens whose logits a request may change."""
 MAX_MESSAGES = 1024
 MAX_TOKENS_FIELD = 1 << 20
 """Upper bound of every count of tokens in a request; the model's context is checked later."""
 
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 Stops = Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)]
+StopTokens = Annotated[list[NonNegativeInt], Field(min_length=1, max_length=MAX_STOP_TOKENS)]
 TokenCount = Annotated[int, Field(ge=1, le=MAX_TOKENS_FIELD)]
+TokenKey = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
+"""A token's id where it is a key in JSON."""
+Bias = Annotated[float, Field(ge=-100, le=100)]
+
+NOT_OFFERED = frozenset({
+    "allowed_token_ids", "audio", "bad_words", "chat_template", "chat_template_kwargs", "continue_final_message",
+    "documents", "early_stopping", "echo", "functions", "guided_choice", "guided_grammar", "guided_json",
+    "guided_regex", "ignore_eos", "include_stop_str_in_output", "kv_transfer_params", "logits_processors",
+    "logprob_token_ids", "max_completion_tokens", "mm_processor_kwargs", "prompt_embeds", "repetition_detection",
+    "return_prompt_text", "return_token_ids", "return_token_offsets", "return_tokens_as_token_ids",
+    "structured_outputs", "suffix", "top_logprobs", "truncate_prompt_tokens", "use_beam_search", "verbosity",
+    "vllm_xargs", "watermarking", "web_search_options",
+})  # fmt: skip
+"""Fields that a route has not declared, and refuses unless they are null, false or empty."""
+
+OFFERED_ONLY: Mapping[str, tuple[object, ...]] = {
+    "add_generation_prompt": (True,),
+    "add_special_tokens": (True,),
+    "function_call": ("none", "auto"),
+    "length_penalty": (1,),
+    "modalities": (["text"],),
+    "prompt_logprobs": (),
+    "reasoning_effort": ("none",),
+    "response_format": ({"type": "text"},),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "thinking_token_budget": (),
+    "tool_choice": ("none", "auto"),
+}
+"""Fields that are refused unless they are null or have one of these values, which is what happens anyway."""
 
 
 class Wire(BaseModel):
@@ -37,6 +76,8 @@ class StreamOptions(Wire):
 class GenerateRequest(Wire):
     """What both routes have in common."""
 
+    model_config = ConfigDict(extra="allow")
+
     model: Annotated[str, Field(max_length=256)] = ""
     stream: bool | None = False
     stream_options: StreamOptions | None = None
@@ -51,10 +92,21 @@ class GenerateRequest(Wire):
     seed: Seed | None = None
     stop: Stops | None = None
     min_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS_FIELD)] | None = None
-    n: Literal[1] | None = 1
-    """Answers per prompt; this version gives one."""
-    logprobs: Literal[False, 0] | None = None
-    """Not offered yet: refused rather than ignored."""
+    stop_token_ids: Annotated[list[NonNegativeInt | StopTokens], Field(max_length=MAX_STOP_TOKENS)] | None = None
+    """Ids, and lists of ids that must follow each other."""
+    logit_bias: Annotated[dict[TokenKey, Bias], Field(max_length=MAX_BIASES)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_ANSWERS)] | None = None
+    """Answers to the prompt; the seed of each is one above that of the one before."""
+    best_of: int | None = None
+    """Nothing but what `n` is."""
+
+    def refused(self) -> str | None:
+        """The first field that asks for what is not offered."""
+        for name, value in (self.model_extra or {}).items():
+            only = OFFERED_ONLY.get(name)
+            if (name in NOT_OFFERED and value) or (only is not None and value not in (None, *only)):
+                return name
+        return None
 
 
 class TextPart(Wire):
@@ -81,6 +133,8 @@ class ChatRequest(GenerateRequest):
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: TokenCount | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     tools: Annotated[list[object], Field(max_length=0)] | None = None
     """Tool calls are not offered yet: refused rather than ignored."""
 
@@ -89,8 +143,8 @@ class CompletionRequest(GenerateRequest):
     """POST /v1/completions. The prompt goes to the model as it is, without `prompt_format` or chat template."""
 
     prompt: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1, max_length=1)]
-    echo: Literal[False] | None = False
-    """Not offered yet: refused rather than ignored."""
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
 
     @property
     def text(self) -> str:

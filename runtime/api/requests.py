@@ -1,13 +1,13 @@
 """The border: wire requests become valid requests, and nothing else reaches an engine."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from runtime.api.protocol import ChatRequest, CompletionRequest, GenerateRequest
 from runtime.application import ModelSettings
 from runtime.engines.contract import Limits, Sampling, Tokenizer
 from runtime.errors import ContextLengthError, RequestError
-from runtime.schema.generation import GenerateKwargs, StopSequence
+from runtime.schema.generation import SEEDS, GenerateKwargs, StopSequence
 from runtime.text.prompt import ChatTemplate, Message, format_instructions
 
 T = TypeVar("T")
@@ -20,6 +20,16 @@ class ValidRequest:
     prompt: tuple[int, ...]
     sampling: Sampling
     stops: tuple[StopSequence, ...]
+    n: int = 1
+    """Answers."""
+    echo: str = ""
+    """What each begins with."""
+
+    def sampling_of(self, index: int) -> Sampling:
+        """That of one answer: with the same seed, all would be the same."""
+        if self.sampling.seed is None:
+            return self.sampling
+        return replace(self.sampling, seed=(self.sampling.seed + index) % SEEDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +52,22 @@ class Border:
         else:
             problem = "this model has neither a chat template nor a `prompt_format`: use /v1/completions"
             raise RequestError(problem, "messages")
-        return self._valid(text, request, request.max_completion_tokens or request.max_tokens, "messages")
+        if request.top_logprobs is not None and not request.logprobs:
+            raise RequestError("top_logprobs needs `logprobs: true`", "top_logprobs")
+        logprobs = (request.top_logprobs or 0) if request.logprobs else None
+        return self._valid(text, request, request.max_completion_tokens or request.max_tokens, logprobs, "messages")
 
     def completion(self, request: CompletionRequest) -> ValidRequest:
         """Raises RequestError."""
-        return self._valid(request.text, request, request.max_tokens, "prompt")
+        if request.echo and request.logprobs is not None:
+            raise RequestError("echo together with logprobs needs the prompt's, which are not offered", "echo")
+        valid = self._valid(request.text, request, request.max_tokens, request.logprobs, "prompt")
+        return replace(valid, echo=request.text) if request.echo else valid
 
-    def _valid(self, text: str, request: GenerateRequest, max_tokens: int | None, param: str) -> ValidRequest:
+    def _valid(
+        self, text: str, request: GenerateRequest, max_tokens: int | None, logprobs: int | None, param: str
+    ) -> ValidRequest:
+        self._check(request)
         words = self.settings.max_input_words
         if words is not None and (given := len(text.split())) > words:
             raise ContextLengthError(f"the prompt has {given} words; this model takes at most {words}", param)
@@ -63,9 +82,20 @@ class Border:
         requested = [request.stop] if isinstance(request.stop, str) else request.stop or []
         return ValidRequest(
             prompt=prompt,
-            sampling=_sampling(request, defaults, min(max_tokens or defaults.max_new_tokens, room)),
-            stops=(*self.settings.generation.stopping_sequences, *requested),
+            sampling=_sampling(request, defaults, min(max_tokens or defaults.max_new_tokens, room), logprobs),
+            stops=(*self.settings.generation.stopping_sequences, *requested, *(request.stop_token_ids or ())),
+            n=request.n or 1,
         )
+
+    def _check(self, request: GenerateRequest) -> None:
+        """What no value by itself shows. Raises RequestError."""
+        if name := request.refused():
+            raise RequestError(f"{name}: this server does not offer it; leave it out", name)
+        if request.best_of not in (None, request.n or 1):
+            raise RequestError("best_of: every answer that is made is given; make it what `n` is", "best_of")
+        size = self.limits.vocabulary_size
+        if any(int(token) >= size for token in request.logit_bias or ()):
+            raise RequestError(f"logit_bias: this model's tokens are below {size}", "logit_bias")
 
     def _room(self, prompt: int, max_tokens: int | None, param: str) -> int:
         """Tokens left for the answer. Asking for more than that is refused, a default that is more is cut."""
@@ -80,7 +110,9 @@ class Border:
         return context - prompt
 
 
-def _sampling(request: GenerateRequest, defaults: GenerateKwargs, max_new_tokens: int) -> Sampling:
+def _sampling(
+    request: GenerateRequest, defaults: GenerateKwargs, max_new_tokens: int, logprobs: int | None
+) -> Sampling:
     """The request's values over the registry's."""
 
     def chosen(requested: T | None, default: T) -> T:
@@ -98,4 +130,6 @@ def _sampling(request: GenerateRequest, defaults: GenerateKwargs, max_new_tokens
         presence_penalty=chosen(request.presence_penalty, defaults.presence_penalty),
         frequency_penalty=chosen(request.frequency_penalty, defaults.frequency_penalty),
         seed=chosen(request.seed, defaults.seed),
+        logit_bias=tuple((int(token), bias) for token, bias in (request.logit_bias or {}).items()),
+        logprobs=logprobs,
     )

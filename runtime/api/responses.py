@@ -2,12 +2,14 @@
 
 import time
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, Literal
 
 from runtime.application import ModelCard
 from runtime.errors import LLMServeError, RequestError, http_error
+from runtime.text.transcript import Score
 
 Finish = Literal["stop", "length"]
 Body = dict[str, Any]
@@ -21,6 +23,16 @@ class Delta:
     tokens: int
     """Tokens of the answer so far."""
     finish: Finish | None = None
+    scores: tuple[Score, ...] = ()
+    """Tokens of the text, where the request asked for logprobs."""
+    index: int = 0
+    """Which of the request's answers."""
+
+
+def joined(pieces: Sequence[Delta]) -> Delta:
+    """All pieces of one answer."""
+    text, scores = "".join(each.text for each in pieces), tuple(chain.from_iterable(each.scores for each in pieces))
+    return replace(pieces[-1], text=text, scores=scores)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,32 +54,42 @@ class Shape:
 
     model: str
     chat: bool
+    logprobs: bool = False
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, text: str, finish: Finish | None, usage: Usage) -> Body:
-        """The answer to a request without `stream`."""
-        content: Body = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
-        choice = {"index": 0, **content, "logprobs": None, "finish_reason": finish}
-        return {**self._head(streamed=False), "choices": [choice], "usage": usage.body()}
+    def whole(self, answers: Sequence[Delta], usage: Usage) -> Body:
+        """The answers, each in one piece, to a request without `stream`."""
+        choices = []
+        for each in answers:
+            content: Body = (
+                {"message": {"role": "assistant", "content": each.text}} if self.chat else {"text": each.text}
+            )
+            choices.append(self._choice(each, content, with_logprobs=self.logprobs))
+        return {**self._head(streamed=False), "choices": choices, "usage": usage.body()}
 
-    def opening(self) -> Body:
-        """A chat stream's first chunk, which says who speaks."""
-        return self._chunk({"delta": {"role": "assistant", "content": ""}}, None)
+    def opening(self, index: int) -> Body:
+        """A chat stream's first chunk for each answer, which says who speaks."""
+        delta = {"delta": {"role": "assistant", "content": ""}}
+        return {**self._head(streamed=True), "choices": [self._choice(Delta("", 0, index=index), delta)]}
 
     def chunk(self, delta: Delta) -> Body:
         """One piece of a stream."""
-        if not self.chat:
-            return self._chunk({"text": delta.text}, delta.finish)
-        return self._chunk({"delta": {"content": delta.text} if delta.text else {}}, delta.finish)
+        text: Body = {"text": delta.text}
+        if self.chat:
+            text = {"delta": {"content": delta.text} if delta.text else {}}
+        choice = self._choice(delta, text, with_logprobs=bool(delta.scores))
+        return {**self._head(streamed=True), "choices": [choice]}
 
     def usage_chunk(self, usage: Usage) -> Body:
         """A stream's last chunk, where the client asked for it."""
         return {**self._head(streamed=True), "choices": [], "usage": usage.body()}
 
-    def _chunk(self, content: Body, finish: Finish | None) -> Body:
-        choice = {"index": 0, **content, "logprobs": None, "finish_reason": finish}
-        return {**self._head(streamed=True), "choices": [choice]}
+    def _choice(self, delta: Delta, content: Body, *, with_logprobs: bool = False) -> Body:
+        logprobs = None
+        if with_logprobs:
+            logprobs = _chat_logprobs(delta.scores) if self.chat else _completion_logprobs(delta.scores)
+        return {"index": delta.index, **content, "logprobs": logprobs, "finish_reason": delta.finish}
 
     def _head(self, *, streamed: bool) -> Body:
         if not self.chat:
@@ -75,6 +97,37 @@ class Shape:
         else:
             prefix, name = "chatcmpl", "chat.completion.chunk" if streamed else "chat.completion"
         return {"id": f"{prefix}-{self.id}", "object": name, "created": self.created, "model": self.model}
+
+
+def _chat_logprobs(scores: Sequence[Score]) -> Body:
+    content = [
+        _token(score.label, score.logprob) | {"top_logprobs": [_token(*each) for each in score.top]} for score in scores
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _token(label: bytes, logprob: float) -> Body:
+    return {"token": label.decode("utf-8", "replace"), "logprob": _finite(logprob), "bytes": list(label)}
+
+
+def _completion_logprobs(scores: Sequence[Score]) -> Body:
+    tops = []
+    for score in scores:
+        top: dict[str, float] = {}
+        for label, logprob in (*score.top, (score.label, score.logprob)):  # pieces of characters may look the same
+            top.setdefault(label.decode("utf-8", "replace"), _finite(logprob))
+        tops.append(top)
+    return {
+        "tokens": [score.label.decode("utf-8", "replace") for score in scores],
+        "token_logprobs": [_finite(score.logprob) for score in scores],
+        "top_logprobs": tops,
+        "text_offset": [score.offset for score in scores],
+    }
+
+
+def _finite(logprob: float) -> float:
+    """JSON has no infinity; OpenAI writes this instead."""
+    return max(logprob, -9999.0)
 
 
 def model_entry(model_id: str, card: ModelCard) -> Body:

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from runtime.api.protocol import ChatRequest, CompletionRequest, GenerateRequest
 from runtime.api.requests import Border, ValidRequest
-from runtime.api.responses import Delta, Shape, Usage, error_body, error_headers, model_entry
+from runtime.api.responses import Delta, Shape, Usage, error_body, error_headers, joined, model_entry
 from runtime.api.sse import DONE, EventStream, event, while_connected
 from runtime.application import ModelCard
 from runtime.errors import LLMServeError, ModelNotFoundError, RequestError, http_error
@@ -31,7 +31,7 @@ class Served(Protocol):
         """What parses requests, under the settings of this moment."""
 
     def answer(self, request: ValidRequest) -> AsyncGenerator[Delta, None]:
-        """The answer in pieces. Raises OverloadedError at the first one, EngineError at any."""
+        """The answers in pieces. Raises OverloadedError at the first one, EngineError at any."""
 
     async def check_health(self) -> None:
         """Raises EngineError when the model cannot answer."""
@@ -72,37 +72,41 @@ def _check_model(served: Served, body: GenerateRequest) -> None:
 async def _respond(
     request: Request, served: Served, body: GenerateRequest, valid: ValidRequest, *, chat: bool
 ) -> Response:
-    shape = Shape(served.model_id, chat)
+    shape = Shape(served.model_id, chat, valid.sampling.logprobs is not None)
     answer = served.answer(valid)
     if not body.stream:
-        return JSONResponse(await while_connected(request, _whole(answer, shape, len(valid.prompt))))
+        return JSONResponse(await while_connected(request, _whole(answer, shape, valid)))
     first = await while_connected(request, anext(answer))  # until it is there, an error still has a status
     with_usage = body.stream_options is not None and body.stream_options.include_usage
-    return EventStream(_events(first, answer, shape, len(valid.prompt) if with_usage else None))
+    return EventStream(_events(first, answer, shape, valid, with_usage=with_usage))
 
 
-async def _whole(answer: AsyncGenerator[Delta, None], shape: Shape, prompt_tokens: int) -> dict[str, object]:
+async def _whole(answer: AsyncGenerator[Delta, None], shape: Shape, valid: ValidRequest) -> dict[str, object]:
+    pieces: list[list[Delta]] = [[] for _ in range(valid.n)]
     async with aclosing(answer):
-        deltas = [delta async for delta in answer]
-    text = "".join(delta.text for delta in deltas)
-    return shape.whole(text, deltas[-1].finish, Usage(prompt_tokens, deltas[-1].tokens))
+        async for delta in answer:
+            pieces[delta.index].append(delta)
+    answers = [joined(each) for each in pieces]
+    return shape.whole(answers, Usage(len(valid.prompt), sum(each.tokens for each in answers)))
 
 
 async def _events(
-    first: Delta, answer: AsyncGenerator[Delta, None], shape: Shape, usage_of: int | None
+    first: Delta, answer: AsyncGenerator[Delta, None], shape: Shape, valid: ValidRequest, *, with_usage: bool
 ) -> AsyncGenerator[bytes, None]:
-    """The stream. After a fault: one error event, and no [DONE]. `usage_of`: prompt tokens, to add the usage."""
-    last = first
+    """The stream. After a fault: one error event, and no [DONE]."""
+    tokens = {first.index: first.tokens}
     async with aclosing(answer):
         try:
-            yield (event(shape.opening()) if shape.chat else b"") + event(shape.chunk(first))
-            async for last in answer:
-                yield event(shape.chunk(last))
+            openings = [event(shape.opening(index)) for index in range(valid.n)] if shape.chat else []
+            yield b"".join(openings) + event(shape.chunk(first))
+            async for delta in answer:
+                tokens[delta.index] = delta.tokens
+                yield event(shape.chunk(delta))
         except LLMServeError as error:
             yield event(error_body(error))
             return
-    if usage_of is not None:
-        yield event(shape.usage_chunk(Usage(usage_of, last.tokens)))
+    if with_usage:
+        yield event(shape.usage_chunk(Usage(len(valid.prompt), sum(tokens.values()))))
     yield DONE
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from runtime.application import ModelArguments
 from runtime.errors import ConfigError
@@ -27,6 +27,26 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     seed: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Tokens, and what is added to their logits before anything else."""
+    logprobs: int | None = None
+    """Give each token as a ScoredToken with so many of the most likely ones; None: as a plain number."""
+
+
+class ScoredToken(int):
+    """A token with natural log-probabilities by the model alone: before biases, penalties, temperature and cuts."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+    """The most likely tokens, the best one first."""
+
+    def __new__(cls, token: int, logprob: float, top: tuple[tuple[int, float], ...]) -> Self:
+        scored = super().__new__(cls, token)
+        scored.logprob, scored.top = logprob, top
+        return scored
+
+    def __getnewargs__(self) -> tuple[int, float, tuple[tuple[int, float], ...]]:  # type: ignore[override]
+        return int(self), self.logprob, self.top
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +84,10 @@ class Tokenizer(ABC):
     @abstractmethod
     def piece(self, token: int) -> bytes:
         """UTF-8 bytes of one token: perhaps a part of a character; empty for control tokens."""
+
+    @abstractmethod
+    def label(self, token: int) -> bytes:
+        """As `piece`, but control tokens by their names, such as `<|im_end|>`."""
 
 
 class Engine(ABC):

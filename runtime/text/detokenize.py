@@ -13,6 +13,11 @@ class Detokenizer:
         """The characters that `piece` completes."""
         return self._decoder.decode(piece)
 
+    @property
+    def is_inside_character(self) -> bool:
+        """Whether the next bytes must complete one."""
+        return bool(self._decoder.getstate()[0])
+
     def flush(self) -> str:
         """What is left at the end: U+FFFD for an unfinished character."""
         return self._decoder.decode(b"", final=True)

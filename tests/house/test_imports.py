@@ -94,7 +94,7 @@ HEAVY_IN = {
     "runtime/engines/hf/sampling.py": {"torch", "transformers"},
     "runtime/engines/hf/tokenizer.py": {"tokenizers", "transformers"},
     "runtime/engines/llama_cpp/engine.py": {"llama_cpp"},
-    "runtime/engines/llama_cpp/model.py": {"llama_cpp"},
+    "runtime/engines/llama_cpp/model.py": {"llama_cpp", "numpy"},
     "runtime/engines/single_device/engine.py": {"torch"},
     "runtime/engines/vllm/engine.py": {"vllm"},
     "runtime/gateway.py": {"aiohttp", "fastapi"},

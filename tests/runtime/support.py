@@ -1,10 +1,13 @@
 """A scripted engine: exact tokens, delays and faults, without a model."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Sequence
 
+import httpx
+
 from runtime.application import ModelArguments, ModelSettings
-from runtime.engines.contract import Batching, Engine, Limits, Sampling, Tokenizer
+from runtime.engines.contract import Batching, Engine, Limits, Sampling, ScoredToken, Tokenizer
 from runtime.errors import EngineError
 
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
@@ -22,31 +25,40 @@ class ByteTokenizer(Tokenizer):
     def piece(self, token: int) -> bytes:
         return bytes([token])
 
+    def label(self, token: int) -> bytes:
+        return self.piece(token)
+
 
 class ScriptedEngine(Engine):
-    """Answers with `script`, in batches as written; an exception in it is raised there."""
+    """Answers with `script`, in batches as written; an exception in it is raised there.
+
+    Each token's logprob is minus a hundredth of it, and the most likely ones are those below it.
+    """
 
     def __init__(self) -> None:
         self.tokenizer = ByteTokenizer()
         self.limits = Limits(context_length=100, vocabulary_size=256)
         self.script: list[bytes | Exception | asyncio.Event] = [b"Hello", b" world"]
+        self.scripts: dict[int, list[bytes | Exception | asyncio.Event]] = {}
+        """Those of single requests, by their number."""
         self.requests: list[tuple[Sequence[int], Sampling]] = []
         self.running = 0
         self.slots = 0
         self.healthy = True
 
     async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[list[int], None]:
+        script = self.scripts.get(len(self.requests), self.script)
         self.requests.append((prompt, sampling))
         self.running += 1
         left = sampling.max_new_tokens
         try:
-            for step in self.script:
+            for step in script:
                 if isinstance(step, Exception):
                     raise step
                 if isinstance(step, asyncio.Event):
                     await step.wait()
                     continue
-                yield list(step[:left])
+                yield [_scored(token, sampling.logprobs) for token in step[:left]]
                 left -= len(step)
                 if left <= 0:
                     return
@@ -62,6 +74,12 @@ class ScriptedEngine(Engine):
 
     async def close(self) -> None:
         self.healthy = False
+
+
+def _scored(token: int, count: int | None) -> int:
+    if count is None:
+        return token
+    return ScoredToken(token, -token / 100, tuple((token - n, -n / 100) for n in range(1, count + 1)))
 
 
 def arguments_for(initializer: dict, **more) -> ModelArguments:
@@ -81,3 +99,9 @@ def settings_for(max_waiting_requests: int = 2, max_input_words: int | None = No
     generation = {"max_batch_size": 2, **generation}
     plain = {"generation": generation, "max_waiting_requests": max_waiting_requests}
     return ModelSettings.model_validate(plain | {"max_input_words": max_input_words})
+
+
+def events(response: httpx.Response) -> list:
+    """The events of a stream, [DONE] as it stands."""
+    lines = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
+    return [line if line == "[DONE]" else json.loads(line) for line in lines]

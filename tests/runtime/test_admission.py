@@ -17,7 +17,7 @@ def admits(admission: Admission) -> bool:
 def test_so_many_and_not_one_more() -> None:
     admission = Admission(2)
     with admission.admit(), admission.admit():
-        with pytest.raises(OverloadedError, match="2 requests"), admission.admit():
+        with pytest.raises(OverloadedError, match="2 of at most 2 answers"), admission.admit():
             pytest.fail("there was a third place")
         assert admission.inside == 2
     assert admission.inside == 0

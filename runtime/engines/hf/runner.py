@@ -16,7 +16,7 @@ import torch
 from runtime.engines.batching import Request, Runner
 from runtime.engines.contract import Limits
 from runtime.engines.hf.rows import ModelRows
-from runtime.engines.hf.sampling import Sampler
+from runtime.engines.hf.sampling import Sampler, scored
 from runtime.errors import EngineError, EngineMemoryError
 
 _STEP_TOKENS = 512
@@ -117,6 +117,11 @@ class HfRunner(Runner):
         tokens = torch.stack(chosen).tolist()
         for sampler, token in zip(samplers, tokens, strict=True):
             sampler.accept(token)
+        if asked := [row for row, sampler in enumerate(samplers) if sampler.logprobs is not None]:
+            counts = [samplers[row].logprobs or 0 for row in asked]
+            found = scored(together[asked], [tokens[row] for row in asked], counts)
+            for row, token in zip(asked, found, strict=True):
+                tokens[row] = token
         return dict(zip(logits, tokens, strict=True))
 
     def forget(self, request: Request) -> None:

@@ -9,21 +9,23 @@ from transformers.generation import (
     MinNewTokensLengthLogitsProcessor,
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
-from runtime.engines.contract import Sampling
+from runtime.engines.contract import Sampling, ScoredToken
 
 
 class Sampler:
-    """Chooses the tokens of one sequence. Order as in `generate()`: penalties, temperature, then the cuts."""
+    """Chooses the tokens of one sequence. Order as in `generate()`: biases, penalties, temperature, then the cuts."""
 
     def __init__(
         self, sampling: Sampling, prompt: Sequence[int], end_tokens: Sequence[int], device: torch.device
     ) -> None:
         self._sampling = sampling
+        self.logprobs = sampling.logprobs
         self._tokens = list(prompt)
         self._processors = LogitsProcessorList(_processors(sampling, len(prompt), end_tokens, device))
         self._generator = torch.Generator(device)
@@ -54,6 +56,8 @@ def _processors(
     sampling: Sampling, prompt_length: int, end_tokens: Sequence[int], device: torch.device
 ) -> list[LogitsProcessor]:
     found: list[LogitsProcessor] = []
+    if sampling.logit_bias:
+        found.append(SequenceBiasLogitsProcessor({(token,): float(bias) for token, bias in sampling.logit_bias}))
     if sampling.repetition_penalty != 1.0:
         found.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
     if sampling.presence_penalty or sampling.frequency_penalty:
@@ -87,3 +91,14 @@ class AnswerPenalties(LogitsProcessor):  # type: ignore[misc]
         answer = input_ids[:, self._prompt_length :]
         counts.scatter_add_(1, answer, torch.ones_like(answer, dtype=counts.dtype))
         return scores - self._frequency * counts - self._presence * (counts > 0)
+
+
+def scored(logits: torch.Tensor, tokens: Sequence[int], counts: Sequence[int]) -> list[ScoredToken]:
+    """The tokens that were chosen, one for each row of raw logits, [rows, vocabulary], and how many more to tell of."""
+    logprobs = logits.log_softmax(-1)
+    chosen = logprobs.gather(1, torch.tensor(tokens, device=logits.device).unsqueeze(1)).squeeze(1).tolist()
+    values, ids = (each.tolist() for each in logprobs.topk(max(counts)))
+    return [
+        ScoredToken(token, chosen[row], tuple(zip(ids[row][:count], values[row][:count], strict=True)))
+        for row, (token, count) in enumerate(zip(tokens, counts, strict=True))
+    ]

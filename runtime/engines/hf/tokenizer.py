@@ -55,6 +55,9 @@ class HfTokenizer(Tokenizer):
             self._pieces[token] = self._render(token)
         return self._pieces[token]
 
+    def label(self, token: int) -> bytes:
+        return self.piece(token) or str(self._tokenizer.id_to_token(token) or "").encode()
+
     def _render(self, token: int) -> bytes:
         if token in self._texts:
             return self._texts[token].encode()

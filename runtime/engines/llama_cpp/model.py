@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import llama_cpp
+import numpy as np
+from numpy.typing import NDArray
 
-from runtime.engines.contract import Sampling, Tokenizer
+from runtime.engines.contract import Sampling, ScoredToken, Tokenizer
 from runtime.engines.llama_cpp import LlamaKwargs
 from runtime.errors import EngineError
 
@@ -72,7 +74,9 @@ class GgufTokenizer(Tokenizer):
         self._adds_bos = bool(llama_cpp.llama_vocab_get_add_bos(self._model.vocabulary))
         eos = llama_cpp.llama_vocab_eos(self._model.vocabulary)
         named = (("bos_token", self._bos), ("eos_token", eos))
-        self.special_tokens = {name: self._text(token) for name, token in named if token >= 0}
+        self.special_tokens = {
+            name: self.label(token).decode("utf-8", "replace") for name, token in named if token >= 0
+        }
 
     def encode(self, text: str) -> list[int]:
         data = text.encode()
@@ -91,8 +95,8 @@ class GgufTokenizer(Tokenizer):
             self._pieces[token] = self._render(token, special=False)
         return self._pieces[token]
 
-    def _text(self, token: int) -> str:
-        return self._render(token, special=True).decode("utf-8", "replace")
+    def label(self, token: int) -> bytes:
+        return self._render(token, special=True)
 
     def _render(self, token: int, *, special: bool) -> bytes:
         buffer = ctypes.create_string_buffer(_PIECE_BYTES)
@@ -103,12 +107,16 @@ class GgufTokenizer(Tokenizer):
 
 
 class Sampler:
-    """Chooses the tokens of one sequence. Order as in transformers: penalties, temperature, then the cuts."""
+    """Chooses the tokens of one sequence. Order as in transformers: biases, penalties, temperature, then the cuts."""
 
     def __init__(self, model: Model, sampling: Sampling, prompt: Iterable[int], window: int) -> None:
         self._model = model
         self._sampling = sampling
         self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
+        if sampling.logit_bias:
+            biases = (llama_cpp.llama_logit_bias * len(sampling.logit_bias))(*sampling.logit_bias)
+            size = model.vocabulary_size
+            self._add(llama_cpp.llama_sampler_init_logit_bias(size, len(biases), biases))
         if sampling.repetition_penalty != 1.0:
             repetition = self._add_penalties(window, sampling.repetition_penalty, 0.0, 0.0)
             for token in prompt:  # it counts what the prompt holds, the other penalties only the answer
@@ -125,7 +133,8 @@ class Sampler:
             self._add(llama_cpp.llama_sampler_init_top_p(sampling.top_p, 1))
         if sampling.min_p:
             self._add(llama_cpp.llama_sampler_init_min_p(sampling.min_p, 1))
-        seed = llama_cpp.LLAMA_DEFAULT_SEED if sampling.seed is None else sampling.seed
+        random = llama_cpp.LLAMA_DEFAULT_SEED  # the one number that is no seed to llama.cpp
+        seed = random if sampling.seed is None else sampling.seed % random
         self._add(llama_cpp.llama_sampler_init_dist(seed))
 
     def _add_penalties(self, window: int, repetition: float, frequency: float, presence: float) -> object:
@@ -139,11 +148,18 @@ class Sampler:
 
     def sample(self, context: "Context", row: int, generated: int) -> int:
         """The next token from row `row` of the last decode; `generated` tokens came before it."""
+        count = self._sampling.logprobs
+        logprobs = None if count is None else context.logprobs(row)
         if generated < self._sampling.min_new_tokens:
             logits = llama_cpp.llama_get_logits_ith(context.pointer, row)
             for token in self._model.end_tokens:
                 logits[token] = float("-inf")
-        return int(llama_cpp.llama_sampler_sample(self._chain, context.pointer, row))
+        token = int(llama_cpp.llama_sampler_sample(self._chain, context.pointer, row))
+        if count is None or logprobs is None:
+            return token
+        best = np.argpartition(-logprobs, count)[:count]
+        ranked = best[np.argsort(-logprobs[best], kind="stable")]
+        return ScoredToken(token, float(logprobs[token]), tuple((int(each), float(logprobs[each])) for each in ranked))
 
     def close(self) -> None:
         """Free the sampler."""
@@ -170,6 +186,7 @@ class Context:
         if not self.pointer:
             raise EngineError(f"llama.cpp cannot make a context of {slots} x {wanted} tokens: not enough memory?")
         self.slots = slots
+        self._vocabulary_size = model.vocabulary_size
         self.batch_size: int = parameters.n_batch
         self.length: int = min(wanted, llama_cpp.llama_n_ctx_seq(self.pointer))
         self._memory = llama_cpp.llama_get_memory(self.pointer)
@@ -195,6 +212,14 @@ class Context:
         code = llama_cpp.llama_decode(self.pointer, self._batch)
         if code:
             raise EngineError(f"llama.cpp failed to decode (code {code})")
+
+    def logprobs(self, row: int) -> NDArray[np.float32]:
+        """Of every token after row `row` of the last decode, [vocabulary]."""
+        pointer = llama_cpp.llama_get_logits_ith(self.pointer, row)
+        logits: NDArray[np.float32] = np.ctypeslib.as_array(pointer, (self._vocabulary_size,))
+        logits = logits - logits.max()
+        logprobs: NDArray[np.float32] = logits - np.log(np.exp(logits).sum())
+        return logprobs
 
     def move(self, slot: int, to: int) -> None:
         """Give the cache of a slot to another."""

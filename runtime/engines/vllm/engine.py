@@ -7,19 +7,20 @@ while it runs: vLLM fixes its own when it starts.
 import asyncio
 import itertools
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from vllm import AsyncEngineArgs, SamplingParams
+from vllm import AsyncEngineArgs, CompletionOutput, SamplingParams
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from runtime.application import ModelArguments
-from runtime.engines.contract import Batching, Engine, Limits, Sampling, Tokenizer
+from runtime.engines.contract import Batching, Engine, Limits, Sampling, ScoredToken, Tokenizer
 from runtime.engines.hf.folder import end_tokens_of
 from runtime.engines.hf.tokenizer import load_tokenizer
 from runtime.engines.vllm import VLLM
@@ -109,7 +110,7 @@ class VllmEngine(Engine):
                         answer = output.outputs[0]
                         if answer.finish_reason == "abort" or self._closed:
                             raise EngineError("the engine has stopped")
-                        if tokens := [token for token in answer.token_ids if token not in self._end_tokens]:
+                        if tokens := [token for token in _tokens_of(answer, sampling) if token not in self._end_tokens]:
                             yield tokens
             except (EngineDeadError, EngineGenerateError, ValueError) as error:
                 raise EngineError(f"vLLM failed: {error}") from error
@@ -138,6 +139,8 @@ class VllmEngine(Engine):
             presence_penalty=sampling.presence_penalty,
             frequency_penalty=sampling.frequency_penalty,
             seed=sampling.seed,
+            logit_bias=dict(sampling.logit_bias) or None,
+            logprobs=sampling.logprobs,
             max_tokens=sampling.max_new_tokens,
             min_tokens=sampling.min_new_tokens,
             stop_token_ids=sorted(self._end_tokens),
@@ -174,3 +177,18 @@ class VllmEngine(Engine):
         await asyncio.to_thread(self._engine.shutdown)
         await asyncio.to_thread(self._guard.communicate)
         del self._engine  # it would shut down once more when Python ends, and fail then
+
+
+def _tokens_of(answer: CompletionOutput, sampling: Sampling) -> list[int]:
+    if sampling.logprobs is None:
+        return list(answer.token_ids)
+    return [
+        _scored(token, {each: found.logprob for each, found in logprobs.items()}, sampling.logprobs)
+        for token, logprobs in zip(answer.token_ids, answer.logprobs, strict=True)
+    ]
+
+
+def _scored(token: int, logprobs: Mapping[int, float], count: int) -> ScoredToken:
+    """vLLM tells of the most likely tokens, and of the one that it chose besides where it is none of them."""
+    ranked = sorted(logprobs.items(), key=itemgetter(1), reverse=True)
+    return ScoredToken(token, logprobs[token], tuple(ranked[:count]))

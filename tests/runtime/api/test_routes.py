@@ -3,28 +3,13 @@
 import asyncio
 import json
 
-import httpx
 import pytest
 
 from runtime.api.routes import create_app
 from runtime.errors import EngineError
+from tests.runtime.support import events
 
 CHAT = {"model": "acme/model", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 50}
-
-
-@pytest.fixture
-def make_client(make_replica):
-    async def make(**settings) -> httpx.AsyncClient:
-        app = create_app(await make_replica(**settings))
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        return httpx.AsyncClient(transport=transport, base_url="http://test")
-
-    return make
-
-
-def events(response: httpx.Response) -> list:
-    lines = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
-    return [line if line == "[DONE]" else json.loads(line) for line in lines]
 
 
 def streamed_text(found: list) -> str:
@@ -108,8 +93,24 @@ async def test_do_sample_false_is_greedy_until_the_request_says_otherwise(make_c
         ({"min_tokens": 51}, 400, "min_tokens", None),
         ({"max_tokens": 0}, 400, "max_tokens", None),
         ({"max_tokens": 99}, 400, "messages", "context_length_exceeded"),
-        ({"n": 2}, 400, "n", None),
-        ({"logprobs": True}, 400, None, None),
+        ({"temperature": 2.1}, 400, "temperature", None),
+        ({"n": 0}, 400, "n", None),
+        ({"n": 17}, 400, "n", None),
+        ({"best_of": 2}, 400, "best_of", None),
+        ({"logprobs": 3}, 400, "logprobs", None),
+        ({"logprobs": True, "top_logprobs": 21}, 400, "top_logprobs", None),
+        ({"top_logprobs": 1}, 400, "top_logprobs", None),
+        ({"logit_bias": {"256": 1}}, 400, "logit_bias", None),
+        ({"logit_bias": {"7": 101}}, 400, "logit_bias.7", None),
+        ({"logit_bias": {"x": 1}}, 400, None, None),
+        ({"stop_token_ids": [[]]}, 400, None, None),
+        ({"stop_token_ids": [-1]}, 400, None, None),
+        ({"ignore_eos": True}, 400, "ignore_eos", None),
+        ({"include_stop_str_in_output": True}, 400, "include_stop_str_in_output", None),
+        ({"skip_special_tokens": False}, 400, "skip_special_tokens", None),
+        ({"prompt_logprobs": 0}, 400, "prompt_logprobs", None),
+        ({"response_format": {"type": "json_object"}}, 400, "response_format", None),
+        ({"echo": True}, 400, "echo", None),
         ({"tools": [{"type": "function"}]}, 400, "tools", None),
         ({"stop": ["a", "b", "c", "d", "e"]}, 400, None, None),
         ({"model": "acme/other"}, 404, "model", "model_not_found"),
@@ -123,6 +124,14 @@ async def test_bad_requests(make_client, engine, body, status, param, code) -> N
     assert error["type"] == "invalid_request_error" and error["message"]
     assert param is None or error["param"] == param
     assert engine.requests == []
+
+
+async def test_fields_that_ask_for_nothing_or_change_no_answer_are_let_through(make_client) -> None:
+    client = await make_client()
+    neutral = {"ignore_eos": False, "skip_special_tokens": True, "bad_words": [], "response_format": {"type": "text"}}
+    unknown = {"user": "x", "metadata": {"a": "b"}, "priority": 3, "tool_choice": "auto", "suffix": None}
+    response = await client.post("/v1/chat/completions", json=CHAT | neutral | unknown | {"best_of": 1, "n": None})
+    assert response.status_code == 200
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"\xff", b"{}" * 2])

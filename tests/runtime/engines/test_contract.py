@@ -3,6 +3,8 @@
 import asyncio
 import ctypes
 import gc
+import math
+import pickle
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 from random import Random
@@ -10,10 +12,12 @@ from random import Random
 import psutil
 import pytest
 import pytest_asyncio
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from demo.model import fetch_safetensors
 from runtime.engines import ENGINES
-from runtime.engines.contract import Batching, Engine, Sampling, load
+from runtime.engines.contract import Batching, Engine, Sampling, ScoredToken, load
 from runtime.errors import EngineError
 from tests.runtime.support import arguments_for
 
@@ -37,6 +41,9 @@ SLOTS = 4
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 FRANCE = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
 GREEDY = Sampling(max_new_tokens=16, temperature=0)
+PARIS = "The capital of France is Paris."
+LOGPROB_ERROR = {"llamaCpp": 0.1}
+"""How far log-probabilities may be from float32's: llama.cpp computes in half precision."""
 
 
 def test_every_engine_that_can_run_is_tested() -> None:
@@ -73,8 +80,29 @@ async def text_of(engine: Engine, prompt: str, sampling: Sampling = GREEDY) -> s
     return b"".join(map(engine.tokenizer.piece, await tokens_of(engine, prompt, sampling))).decode()
 
 
+@pytest.fixture(scope="module")
+def logprobs() -> torch.Tensor:
+    """Of every token at each place of the France answer, as transformers has them: [tokens, vocabulary]."""
+    tokenizer = AutoTokenizer.from_pretrained(fetch_safetensors())
+    model = AutoModelForCausalLM.from_pretrained(fetch_safetensors(), dtype=torch.float32)
+    prompt, answer = (tokenizer(text, add_special_tokens=False).input_ids for text in (FRANCE, PARIS))
+    with torch.inference_mode():
+        return model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+
+
+@pytest.fixture
+def error(request) -> float:
+    return LOGPROB_ERROR.get(request.node.callspec.params["shared_engine"], 0.02)
+
+
+async def scored(engine: Engine, sampling: Sampling) -> list[ScoredToken]:
+    tokens = await tokens_of(engine, FRANCE, sampling)
+    assert all(isinstance(token, ScoredToken) for token in tokens)
+    return tokens
+
+
 async def test_it_answers_and_ends_at_the_end_token(engine: Engine) -> None:
-    assert await text_of(engine, FRANCE) == "The capital of France is Paris."
+    assert await text_of(engine, FRANCE) == PARIS
 
 
 async def test_lengths_are_kept(engine: Engine) -> None:
@@ -95,7 +123,7 @@ async def test_requests_keep_their_own_sampling(engine: Engine) -> None:
     greedy, wild, again = await asyncio.gather(
         text_of(engine, FRANCE), tokens_of(engine, FRANCE, hot), tokens_of(engine, FRANCE, hot)
     )
-    assert greedy == "The capital of France is Paris."
+    assert greedy == PARIS
     assert wild == again != await tokens_of(engine, FRANCE, GREEDY)
 
 
@@ -104,7 +132,7 @@ async def test_requests_keep_their_own_sampling(engine: Engine) -> None:
 )
 async def test_each_cut_alone_makes_sampling_greedy(engine: Engine, cut: dict) -> None:
     sampling = Sampling(**{"max_new_tokens": 16, "temperature": 2.0, "seed": 3} | cut)
-    assert await text_of(engine, FRANCE, sampling) == "The capital of France is Paris."
+    assert await text_of(engine, FRANCE, sampling) == PARIS
 
 
 async def test_penalties_change_a_repetitive_answer(engine: Engine) -> None:
@@ -115,6 +143,67 @@ async def test_penalties_change_a_repetitive_answer(engine: Engine) -> None:
         assert len(set(changed)) > len(set(plain)), penalty
 
 
+async def test_logprobs_are_the_models(engine: Engine, logprobs: torch.Tensor, error: float) -> None:
+    tokens = await scored(engine, Sampling(max_new_tokens=16, temperature=0, logprobs=5))
+    assert b"".join(map(engine.tokenizer.piece, tokens)).decode() == PARIS
+    for token, expected in zip(tokens, logprobs, strict=True):
+        ids, values = zip(*token.top, strict=True)
+        assert token.logprob == pytest.approx(expected[token].item(), abs=error)
+        assert list(values) == pytest.approx(expected.topk(5).values.tolist(), abs=error)
+        assert list(values) == pytest.approx(expected[list(ids)].tolist(), abs=error)
+        assert list(values) == sorted(values, reverse=True) and len(set(ids)) == 5
+        assert token.top[0] == (token, token.logprob)
+        assert sum(map(math.exp, values)) <= 1.001
+        assert (again := pickle.loads(pickle.dumps(token))) == token and again.top == token.top
+
+
+async def test_logprobs_do_not_depend_on_how_tokens_are_chosen(engine: Engine, logprobs: torch.Tensor, error) -> None:
+    """Nor on neighbours that want others, or none."""
+    unlikely = int(logprobs[0].argmin())
+    ways = [
+        {"temperature": 2.0, "seed": 1, "top_k": 3},
+        {"temperature": 0.1, "repetition_penalty": 1.8, "frequency_penalty": 2.0, "presence_penalty": -2.0},
+        {"temperature": 0, "min_new_tokens": 2, "top_p": 0.1},
+        {"temperature": 0, "logit_bias": ((unlikely, 100.0),), "logprobs": 2},
+    ]
+    asked = [Sampling(**{"max_new_tokens": 2, "logprobs": 20} | way) for way in ways]
+    *found, plain = await asyncio.gather(*(scored(engine, each) for each in asked), tokens_of(engine, FRANCE, GREEDY))
+    assert not any(isinstance(token, ScoredToken) for token in plain)
+    for (first, *_), each in zip(found, asked, strict=True):
+        assert [value for _, value in first.top] == pytest.approx(
+            logprobs[0].topk(each.logprobs).values.tolist(), abs=error
+        )
+        assert first.logprob == pytest.approx(logprobs[0, first].item(), abs=3 * error)
+    assert found[-1][0] == unlikely
+
+
+async def test_logprobs_of_the_chosen_token_alone(engine: Engine, logprobs: torch.Tensor, error: float) -> None:
+    (token,) = await scored(engine, Sampling(max_new_tokens=1, temperature=0, logprobs=0))
+    assert token.top == () and token.logprob == pytest.approx(logprobs[0].max().item(), abs=error)
+
+
+async def test_biases_forbid_and_enforce_tokens(engine: Engine) -> None:
+    best, *_ = await tokens_of(engine, FRANCE, GREEDY)
+    (without,) = await tokens_of(engine, FRANCE, Sampling(1, temperature=0, logit_bias=((best, -100.0),)))
+    assert without != best
+    hot = Sampling(6, temperature=1.0, logit_bias=((without, 100.0), (best, -100.0)))
+    assert await tokens_of(engine, FRANCE, hot) == [without] * 6
+
+
+async def test_a_seed_gives_the_same_answer_alone_and_in_a_batch(engine: Engine) -> None:
+    asked = [Sampling(max_new_tokens=12, min_new_tokens=12, temperature=1.0, seed=seed) for seed in (0, 7, 2**32 - 1)]
+    alone = [await tokens_of(engine, FRANCE, each) for each in asked]
+    others = [tokens_of(engine, f"Number {n} is", Sampling(max_new_tokens=9, temperature=1.5)) for n in range(3)]
+    together = await asyncio.gather(*(tokens_of(engine, FRANCE, each) for each in asked), *others)
+    assert together[: len(asked)] == alone
+    assert len(set(map(tuple, alone))) == len(asked)
+
+
+async def test_top_k_of_nothing_is_off(engine: Engine) -> None:
+    bare, off = ({"max_new_tokens": 12, "temperature": 1.5, "seed": 5}, {"top_k": 0, "top_p": 1.0, "min_p": 0.0})
+    assert await tokens_of(engine, FRANCE, Sampling(**bare)) == await tokens_of(engine, FRANCE, Sampling(**bare, **off))
+
+
 async def test_closing_an_answer_frees_its_slot(engine: Engine) -> None:
     endless = Sampling(max_new_tokens=900, min_new_tokens=900)
     streams = [engine.generate(engine.tokenizer.encode("Once"), endless) for _ in range(SLOTS)]
@@ -123,7 +212,7 @@ async def test_closing_an_answer_frees_its_slot(engine: Engine) -> None:
     await asyncio.sleep(0.2)
     assert not waiting.done()
     await streams[0].aclose()
-    assert await asyncio.wait_for(waiting, 30) == "The capital of France is Paris."
+    assert await asyncio.wait_for(waiting, 30) == PARIS
     await asyncio.gather(*(stream.aclose() for stream in streams[1:]))
 
 
@@ -132,7 +221,7 @@ async def test_slots_change_while_answers_run(engine: Engine) -> None:
     await asyncio.sleep(0)
     await engine.configure(Batching(2))
     late = [asyncio.create_task(text_of(engine, FRANCE)) for _ in range(3)]
-    assert {await each for each in (running, *late)} == {"The capital of France is Paris."}
+    assert {await each for each in (running, *late)} == {PARIS}
 
 
 @pytest.mark.parametrize("seed", range(2))
