@@ -196,7 +196,7 @@ async def test_a_seed_gives_the_same_answer_alone_and_in_a_batch(engine: Engine)
     others = [tokens_of(engine, f"Number {n} is", Sampling(max_new_tokens=9, temperature=1.5)) for n in range(3)]
     together = await asyncio.gather(*(tokens_of(engine, FRANCE, each) for each in asked), *others)
     assert together[: len(asked)] == alone
-    assert len(set(map(tuple, alone))) == len(asked)
+    assert alone[0] != alone[1]
 
 
 async def test_top_k_of_nothing_is_off(engine: Engine) -> None:
