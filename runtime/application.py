@@ -102,7 +102,7 @@ class ModelConfig(Schema):
     max_input_words: PositiveInt | None = None
     """Most words of a prompt; only the model's context limits it when left out."""
     warmup: bool = False
-    """Generate once before the replica reports ready."""
+    """Answer in every slot at once before the replica reports ready."""
     initialization: Initialization
     """How to get the model into memory."""
     generation: GenerationConfig = shared(GenerationConfig)
@@ -137,7 +137,7 @@ class ModelArguments(Schema):
     model_id: str
     """Public name of the model."""
     warmup: bool = False
-    """Generate once before the replica reports ready."""
+    """Answer in every slot at once before the replica reports ready."""
     initialization: Initialization
     """How to get the model into memory."""
     scaling_config: ScalingConfig

@@ -14,6 +14,9 @@ from runtime.loading import load_model
 from runtime.text.prompt import ChatTemplate
 from runtime.text.transcript import Transcript
 
+_SLOTS = "model_config.generation.max_batch_size"
+_WARM_UP_TOKENS = 4
+
 Load = Callable[[ModelArguments, Batching], Awaitable[Engine]]
 """Loads the model somewhere. Raises ConfigError."""
 
@@ -41,15 +44,16 @@ class Replica:
         return self._loaded()[1].card
 
     async def configure(self, settings: ModelSettings) -> None:
-        """Take new settings; the first ones load the model. Raises ConfigError; EngineError in the warm-up."""
+        """Take new settings; the first ones load the model. Raises ConfigError."""
         generation = settings.generation
         batching = Batching(generation.max_batch_size, generation.batch_wait_timeout_s)
         if self._engine is None:
-            self._engine = await self._load(self._arguments, batching)
-            template = self._engine.tokenizer.chat_template
-            self._template = ChatTemplate(template, self._engine.tokenizer.special_tokens) if template else None
+            engine = await self._load(self._arguments, batching)
             if self._arguments.warmup:
-                await self._warm_up(self._engine)
+                await self._warm_up(engine, batching.max_size)
+            template = engine.tokenizer.chat_template
+            self._template = ChatTemplate(template, engine.tokenizer.special_tokens) if template else None
+            self._engine = engine
         else:
             await self._reconfigure(self._engine, batching)
         self._settings = settings
@@ -59,15 +63,24 @@ class Replica:
         try:
             await engine.configure(batching)
         except EngineError as error:
-            field = "model_config.generation.max_batch_size"
-            raise ConfigError(field, self._arguments.declared_in, str(error)) from error
+            raise ConfigError(_SLOTS, self._arguments.declared_in, str(error)) from error
 
-    @staticmethod
-    async def _warm_up(engine: Engine) -> None:
+    async def _warm_up(self, engine: Engine, slots: int) -> None:
+        """Answer in all slots at once: what is slow the first time, or does not fit, shows now."""
         prompt = engine.tokenizer.encode("Hello")
-        async with aclosing(engine.generate(prompt, Sampling(max_new_tokens=2))) as tokens:
-            async for _ in tokens:
-                pass
+        sampling = Sampling(max_new_tokens=_WARM_UP_TOKENS, min_new_tokens=_WARM_UP_TOKENS)
+
+        async def answer() -> None:
+            async with aclosing(engine.generate(prompt, sampling)) as tokens:
+                async for _ in tokens:
+                    pass
+
+        try:
+            await asyncio.gather(*(answer() for _ in range(slots)))
+        except EngineError as error:
+            await engine.close()
+            problem = f"the warm-up with as many answers at once failed: {error}"
+            raise ConfigError(_SLOTS, self._arguments.declared_in, problem) from error
 
     def border(self) -> Border:
         """What parses requests, under the settings of this moment."""

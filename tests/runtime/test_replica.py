@@ -11,7 +11,7 @@ from runtime.api.requests import ValidRequest
 from runtime.api.responses import Delta
 from runtime.application import ModelSettings
 from runtime.engines.contract import Sampling
-from runtime.errors import ConfigError, EngineError, OverloadedError
+from runtime.errors import ConfigError, EngineError, EngineMemoryError, OverloadedError
 from runtime.replica import Replica
 from runtime.schema.generation import StopSequence
 from tests.runtime.support import ByteTokenizer, arguments_for, settings_for
@@ -188,8 +188,8 @@ async def test_the_card_follows_the_settings(make_replica) -> None:
     assert replica.card.description == "New"
 
 
-@pytest.mark.parametrize(("warmup", "asked"), [(False, []), (True, [2])])
-async def test_a_warm_up_generates_once_before_the_replica_is_ready(
+@pytest.mark.parametrize(("warmup", "asked"), [(False, []), (True, [4, 4])])
+async def test_a_warm_up_fills_every_slot_before_the_replica_is_ready(
     engine, monkeypatch, tmp_path, warmup, asked
 ) -> None:
     monkeypatch.setattr("runtime.loading.load", lambda *_: engine)
@@ -200,6 +200,16 @@ async def test_a_warm_up_generates_once_before_the_replica_is_ready(
     assert engine.running == 0
     await replica.configure(settings_for())
     assert len(engine.requests) == len(asked)
+
+
+async def test_a_batch_that_does_not_fit_is_found_in_the_warm_up(engine, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr("runtime.loading.load", lambda *_: engine)
+    engine.script = [EngineMemoryError("out of memory")]
+    mirror = {"s3_mirror_config": {"bucket_uri": str(tmp_path)}}
+    replica = Replica(arguments_for({"type": "llamaCpp"}, initialization=mirror, warmup=True))
+    with pytest.raises(ConfigError, match=r"generation\.max_batch_size: the warm-up with .*out of memory"):
+        await replica.configure(settings_for())
+    assert not engine.healthy  # closed
 
 
 async def test_a_model_that_cannot_be_loaded_is_tried_again(engine, monkeypatch, tmp_path) -> None:

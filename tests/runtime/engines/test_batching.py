@@ -1,8 +1,11 @@
 """What the scheduler decides, with a runner that takes a known time for each token."""
 
 import asyncio
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+
+import pytest
 
 from runtime.engines.batching import BatchingEngine, Request, Runner
 from runtime.engines.contract import Batching, Limits, Sampling
@@ -21,6 +24,7 @@ class Clockwork(Runner):
     def __init__(self, slots: int) -> None:
         self.slots = slots
         self.steps: list[dict[Request, int]] = []
+        self.wait: Callable[[], object] = lambda: None
 
     def admit(self, request: Request) -> int:
         return 0
@@ -28,6 +32,7 @@ class Clockwork(Runner):
     def step(self, shares: Mapping[Request, int]) -> Mapping[Request, int]:
         self.steps.append(dict(shares))
         time.sleep(sum(shares.values()) * TOKEN_S)
+        self.wait()
         return {request: 7 for request, share in shares.items() if share == len(request.pending)}
 
     def forget(self, request: Request) -> None: ...
@@ -60,4 +65,19 @@ async def test_a_prompt_alone_takes_whole_steps() -> None:
     engine = BatchingEngine(runner, ByteTokenizer(), Batching(2))
     await answer(engine, 2000, 1)
     assert [sum(shares.values()) for shares in runner.steps] == [1024, 976]
+    await engine.close()
+
+
+async def test_a_step_that_hangs_is_not_healthy() -> None:
+    runner = Clockwork(1)
+    engine = BatchingEngine(runner, ByteTokenizer(), Batching(1))
+    hang = threading.Event()
+    runner.wait = hang.wait
+    asking = asyncio.ensure_future(answer(engine, 4, 2))
+    await asyncio.sleep(0.05)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(engine.check_health(), 0.3)
+    hang.set()
+    await engine.check_health()
+    assert await asking == [7, 7]
     await engine.close()

@@ -118,6 +118,66 @@ async def test_an_answer_does_not_depend_on_its_neighbours(engine: Engine) -> No
     assert await asyncio.gather(*(text_of(engine, prompt) for prompt in prompts)) == alone
 
 
+QUESTIONS = (
+    "Why is the sky blue?",
+    "Name three colours.",
+    "What is 12 times 12?",
+    "Translate to French: good morning.",
+)
+AGREED = {"llamaCpp": 0.5}
+"""Which part of the answers' tokens is as in float32 before the first that is not; else all."""
+
+
+@pytest.fixture(scope="module")
+def answers() -> list[list[int]]:
+    """What transformers' own `generate` says to the questions, greedily, in float32."""
+    folder = fetch_safetensors()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    found = []
+    for question in QUESTIONS:
+        prompt = tokenizer(chat(question), return_tensors="pt", add_special_tokens=False)
+        done = model.generate(**prompt, do_sample=False, max_new_tokens=32)[0, prompt["input_ids"].shape[1] :]
+        found.append([token for token in done.tolist() if token != model.generation_config.eos_token_id])
+    return found
+
+
+def chat(question: str) -> str:
+    return f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+
+
+async def test_greedy_answers_are_those_of_every_other_engine(
+    engine: Engine, answers: list[list[int]], request
+) -> None:
+    greedy = Sampling(max_new_tokens=32, temperature=0)
+    found = await asyncio.gather(*(tokens_of(engine, chat(question), greedy) for question in QUESTIONS))
+    agreed = sum(
+        next((at for at, (one, other) in enumerate(zip(mine, theirs, strict=False)) if one != other), len(theirs))
+        for mine, theirs in zip(found, answers, strict=True)
+    )
+    assert agreed / sum(map(len, answers)) >= AGREED.get(request.node.callspec.params["shared_engine"], 1)
+
+
+async def test_64_requests_at_once_keep_to_themselves(engine: Engine) -> None:
+    codes = [str(1000 + 137 * number % 9000) for number in range(64)]
+    prompts = [f"The code is {code}. Again, the code is {code}. Once more, the code is" for code in codes]
+    short = Sampling(max_new_tokens=6, temperature=0)
+    said = await asyncio.gather(*(text_of(engine, prompt, short) for prompt in prompts))
+    for code, text in zip(codes, said, strict=True):
+        assert code in text
+        assert not any(other in text for other in codes if other != code)
+
+
+async def test_a_full_queue_is_healthy(engine: Engine) -> None:
+    endless = Sampling(max_new_tokens=900, min_new_tokens=900)
+    busy = [asyncio.ensure_future(tokens_of(engine, "Once", endless)) for _ in range(3 * SLOTS)]
+    await asyncio.sleep(0.5)
+    await asyncio.wait_for(engine.check_health(), 10)
+    for each in busy:
+        each.cancel()
+    await asyncio.gather(*busy, return_exceptions=True)
+
+
 async def test_requests_keep_their_own_sampling(engine: Engine) -> None:
     hot = Sampling(max_new_tokens=16, temperature=2.0, seed=1)
     greedy, wild, again = await asyncio.gather(
