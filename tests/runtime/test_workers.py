@@ -110,6 +110,13 @@ async def test_it_is_the_engine_that_it_holds(engine: workers.RemoteEngine) -> N
     assert await text_of(engine) == "The capital of France is Paris."
 
 
+async def test_logprobs_come_with_the_tokens(engine: workers.RemoteEngine) -> None:
+    asked = Sampling(max_new_tokens=3, temperature=0, logprobs=2)
+    tokens = [token async for batch in engine.generate(engine.tokenizer.encode(FRANCE), asked) for token in batch]
+    assert [token.top[0] for token in tokens] == [(token, token.logprob) for token in tokens]
+    assert [len(token.top) for token in tokens] == [2, 2, 2]
+
+
 async def test_closing_an_answer_frees_its_slot(engine: workers.RemoteEngine) -> None:
     await engine.configure(Batching(1))
     endless = engine.generate(engine.tokenizer.encode("Once"), Sampling(900, 900))

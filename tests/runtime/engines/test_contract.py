@@ -5,7 +5,7 @@ import ctypes
 import gc
 import math
 import pickle
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, suppress
 from random import Random
 
@@ -13,7 +13,7 @@ import psutil
 import pytest
 import pytest_asyncio
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from demo.model import fetch_safetensors
 from runtime.engines import ENGINES
@@ -42,6 +42,16 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 FRANCE = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
 GREEDY = Sampling(max_new_tokens=16, temperature=0)
 PARIS = "The capital of France is Paris."
+REPETITIVE = "a b a b a b a b a b a b a b a b"
+PENALTIES = Sampling(
+    max_new_tokens=6,
+    min_new_tokens=6,
+    temperature=0,
+    repetition_penalty=1.05,
+    presence_penalty=0.5,
+    frequency_penalty=0.3,
+    logit_bias=((198, -4.0),),
+)
 LOGPROB_ERROR = {"llamaCpp": 0.1}
 """How far log-probabilities may be from float32's: llama.cpp computes in half precision."""
 
@@ -81,13 +91,43 @@ async def text_of(engine: Engine, prompt: str, sampling: Sampling = GREEDY) -> s
 
 
 @pytest.fixture(scope="module")
-def logprobs() -> torch.Tensor:
-    """Of every token at each place of the France answer, as transformers has them: [tokens, vocabulary]."""
-    tokenizer = AutoTokenizer.from_pretrained(fetch_safetensors())
-    model = AutoModelForCausalLM.from_pretrained(fetch_safetensors(), dtype=torch.float32)
-    prompt, answer = (tokenizer(text, add_special_tokens=False).input_ids for text in (FRANCE, PARIS))
-    with torch.inference_mode():
-        return model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+def model() -> PreTrainedModel:
+    """Transformers' own, to compare with."""
+    return AutoModelForCausalLM.from_pretrained(fetch_safetensors(), dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def encode() -> Callable[[str], list[int]]:
+    return AutoTokenizer.from_pretrained(fetch_safetensors()).encode
+
+
+def raw(model: PreTrainedModel, tokens: list[int]) -> torch.Tensor:
+    """Logits of what follows each token, [tokens, vocabulary]."""
+    with torch.no_grad():
+        return model(torch.tensor([tokens])).logits[0]
+
+
+@pytest.fixture(scope="module")
+def logprobs(model: PreTrainedModel, encode: Callable[[str], list[int]]) -> torch.Tensor:
+    """Of every token at each place of the France answer: [tokens, vocabulary]."""
+    prompt = encode(FRANCE)
+    return raw(model, prompt + encode(PARIS))[len(prompt) - 1 : -1].log_softmax(-1)
+
+
+@pytest.fixture(scope="module")
+def penalised(model: PreTrainedModel, encode: Callable[[str], list[int]]) -> list[int]:
+    """The greedy answer to REPETITIVE under PENALTIES, by their definitions."""
+    prompt, answer = encode(REPETITIVE), []
+    while len(answer) < PENALTIES.max_new_tokens:
+        logits = raw(model, prompt + answer)[-1]
+        for token, bias in PENALTIES.logit_bias:
+            logits[token] += bias
+        for token in {*prompt, *answer}:
+            logits[token] *= 1 / PENALTIES.repetition_penalty if logits[token] > 0 else PENALTIES.repetition_penalty
+        for token in set(answer):
+            logits[token] -= PENALTIES.presence_penalty + PENALTIES.frequency_penalty * answer.count(token)
+        answer.append(int(logits.argmax()))
+    return answer
 
 
 @pytest.fixture
@@ -196,11 +236,14 @@ async def test_each_cut_alone_makes_sampling_greedy(engine: Engine, cut: dict) -
 
 
 async def test_penalties_change_a_repetitive_answer(engine: Engine) -> None:
-    prompt = "a b a b a b a b a b a b a b a b"
-    plain = await tokens_of(engine, prompt, GREEDY)
+    plain = await tokens_of(engine, REPETITIVE, GREEDY)
     for penalty in ({"repetition_penalty": 1.8}, {"frequency_penalty": 2.0}, {"presence_penalty": 2.0}):
-        changed = await tokens_of(engine, prompt, Sampling(max_new_tokens=16, temperature=0, **penalty))
+        changed = await tokens_of(engine, REPETITIVE, Sampling(max_new_tokens=16, temperature=0, **penalty))
         assert len(set(changed)) > len(set(plain)), penalty
+
+
+async def test_penalties_are_what_they_are_everywhere(engine: Engine, penalised: list[int]) -> None:
+    assert await tokens_of(engine, REPETITIVE, PENALTIES) == penalised
 
 
 async def test_logprobs_are_the_models(engine: Engine, logprobs: torch.Tensor, error: float) -> None:
