@@ -180,13 +180,14 @@ async def test_overload_is_429_at_once_and_places_come_back(make_client, engine)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_goes_frees_the_slot(make_replica, engine, stream) -> None:
+@pytest.mark.parametrize("n", [1, 2])
+async def test_a_client_that_goes_frees_the_slots(make_replica, engine, stream, n) -> None:
     """Straight ASGI: the client disconnects while the engine is in the middle of the answer."""
     engine.script = [b"Hel", asyncio.Event(), b"never"]
     replica = await make_replica()
     app = create_app(replica)
     gone, sent = asyncio.Event(), []
-    body = json.dumps(CHAT | {"stream": stream}).encode()
+    body = json.dumps(CHAT | {"stream": stream, "n": n}).encode()
     messages = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive():
@@ -202,7 +203,7 @@ async def test_a_client_that_goes_frees_the_slot(make_replica, engine, stream) -
     scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers}
     scope |= {"query_string": b"", "http_version": "1.1", "scheme": "http", "root_path": ""}
     request = asyncio.create_task(app(scope, receive, send))
-    while engine.running == 0 or (stream and len(sent) < 2):
+    while engine.running < n or (stream and len(sent) < 2):
         await asyncio.sleep(0)
     gone.set()
     await asyncio.wait_for(request, 1)

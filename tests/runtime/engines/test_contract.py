@@ -52,7 +52,7 @@ PENALTIES = Sampling(
     frequency_penalty=0.3,
     logit_bias=((198, -4.0),),
 )
-LOGPROB_ERROR = {"llamaCpp": 0.1}
+LOGPROB_ERROR = {"llamaCpp": 0.05}
 """How far log-probabilities may be from float32's: llama.cpp computes in half precision."""
 
 
