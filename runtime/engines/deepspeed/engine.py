@@ -28,6 +28,7 @@ from runtime.engines.hf.loading import (
 )
 from runtime.engines.hf.rows import Compile, ModelRows
 from runtime.engines.hf.runner import HfRunner
+from runtime.errors import EngineDeadError
 from runtime.weights.sources import check_files
 
 _INITIALIZER = "model_config.initialization.initializer"
@@ -46,8 +47,28 @@ def load(arguments: ModelArguments, folder: Path, batching: Batching, meeting: s
     model = _share(source, 0, meeting)
     channel = Channel()
     rows = rows_of(source, partial(LeaderRows, model, batching.max_size, channel, others))
+    if _config_of(source).use_kernel:
+        _check_kernels(source, rows)
     runner = HfRunner(rows, batching.max_size, limits, end_tokens_of(folder))
     return BatchingEngine(runner, tokenizer, batching)
+
+
+def _config_of(source: Source) -> DeepSpeed:
+    """The `initializer` section."""
+    config = source.config
+    assert isinstance(config, DeepSpeed)
+    return config
+
+
+def _check_kernels(source: Source, rows: ModelRows) -> None:
+    """DeepSpeed's kernels may keep a cache of their own, which knows nothing of rows that come and go."""
+    field = f"{_INITIALIZER}.use_kernel"
+    try:
+        fits = rows.heeds_its_cache()
+    except (EngineDeadError, *LIBRARY_ERRORS) as error:
+        raise source.wrong(f"the kernels for this model do not run: {error}", field) from error
+    if not fits:
+        raise source.wrong("the kernels for this model cannot batch in flight; leave it out", field)
 
 
 def follow(arguments: ModelArguments, folder: Path, rank: int, meeting: str) -> None:
@@ -97,8 +118,7 @@ def _part() -> None:
 def _share(source: Source, rank: int, meeting: str) -> PreTrainedModel:
     """Meet the others, and load this worker's share of the model. Raises ConfigError."""
     arguments, scaling = source.arguments, source.arguments.scaling_config
-    config = arguments.initialization.initializer
-    assert isinstance(config, DeepSpeed)
+    config = _config_of(source)
     check_files(source.folder, arguments)
     use_threads(arguments)
     on_gpu = bool(scaling.num_gpus_per_worker)

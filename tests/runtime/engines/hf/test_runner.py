@@ -139,6 +139,13 @@ def test_a_compiled_model_says_the_same_and_is_compiled_once(model: PreTrainedMo
             assert not counters["graph_break"]
 
 
+def test_a_model_that_does_not_heed_its_cache_is_found(model: PreTrainedModel) -> None:
+    assert ModelRows(model, 2).heeds_its_cache()
+    forgetful = ModelRows(model, 2)
+    forgetful._step = lambda **arguments: model(input_ids=arguments["input_ids"])
+    assert not forgetful.heeds_its_cache()
+
+
 class ShortOfMemory(ModelRows):
     """There is none where `fails` says so."""
 
