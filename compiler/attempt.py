@@ -1,8 +1,6 @@
 """One model's build, by itself: in this process, or in several at once."""
 
-import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,26 +40,39 @@ def attempt(layers: Layers, digests: dict[str, str], name: str, done: Callable[[
     """Build a model, unless the build of its key is `done`. `digests`: of every source file."""
     file = f"{REGISTRY}/{name}.yaml"
     layers.get(file)
-    found, waivers = layers.found_in(file), layers.waivers.get(file)
+    built: _Built = ("", None, None)
+    errors: list[Diagnostic] = []
     try:
-        check_model_name(name, file)
-        with found_through(file):
-            inputs = keys.model_inputs((digests[layer], layer) for layer in _order(layers, file))
-        key = keys.key_of(inputs)
-        if done(key):
-            return Attempt(name, found, waivers, key)
-        compiled = compile_model(layers, name)
-    except ConfigErrors as errors:
-        return Attempt(name, found, waivers, errors=tuple(errors.diagnostics))
+        built = _build(layers, digests, name, done)
+    except ConfigErrors as found:
+        errors = found.diagnostics
     finally:
         layers.release(file)
+    key, action, data = built
+    return Attempt(name, layers.found_in(file), layers.waivers.get(file), key, tuple(errors), action, data)
+
+
+_Built = tuple[str, Action | None, bytes | None]
+"""The last three of an attempt: a key, and what was built."""
+
+
+def _build(layers: Layers, digests: dict[str, str], name: str, done: Callable[[str], bool]) -> _Built:
+    file = f"{REGISTRY}/{name}.yaml"
+    check_model_name(name, file)
+    with found_through(file):
+        inputs = keys.model_inputs((digests[layer], layer) for layer in _order(layers, file))
+    key = keys.key_of(inputs)
+    if done(key):
+        layers.whole_is_right(file)
+        return key, None, None
+    compiled = compile_model(layers, name)
     if compiled is None:
-        return Attempt(name, found, waivers)
+        return "", None, None
     facts = facts_of(compiled)
     data = model_file(compiled.model) if facts.enabled else None
     made = (keys.digest(data) if data else None, entry(facts), facts.model_id, facts.enabled)
     action = Action(key, keys.compiler_digest(), inputs, *made, dump_found(facts.found), dump_facts(facts))
-    return Attempt(name, found, waivers, key, (), action, data)
+    return key, action, data
 
 
 def _order(layers: Layers, file: str) -> list[str]:
@@ -77,6 +88,9 @@ def _order(layers: Layers, file: str) -> list[str]:
 
 def attempts_in_processes(root: Path, digests: dict[str, str], names: Iterable[str], jobs: int) -> Iterator[Attempt]:
     """Attempts by so many processes, in order. They start anew and share nothing with this one."""
+    import multiprocessing  # takes as long to load as twenty models to build
+    from concurrent.futures import ProcessPoolExecutor
+
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, _start, (root, digests)) as pool:
         yield from pool.map(_work, names, chunksize=_CHUNK)

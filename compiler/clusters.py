@@ -4,7 +4,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping
 from collections.abc import Sequence as List
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 
@@ -80,7 +80,7 @@ def compile_cluster(layers: Layers, name: str, enabled: Mapping[str, Facts], fou
     layer = layers.check(file, overlay) if isinstance(overlay, Tree) else None
     if layer is not None:
         _check_overlay(layer)
-    own = replace(tree, entries={key: each for key, each in tree.entries.items() if key != OVERLAY or layer is None})
+    own = tree.with_entries({key: each for key, each in tree.entries.items() if key != OVERLAY or layer is None})
     layers.check_secrets(file, own)
     spec = validate(own, ClusterSpec)
     chosen = _select(project, tree, enabled, found)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import islice
+from typing import NamedTuple
 
 MAX_FINDINGS = 100
 """Of one file and one kind of check: nobody reads more, and a hint can cost milliseconds."""
@@ -17,8 +18,7 @@ class Severity(StrEnum):
     WARNING = "warning"
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """A piece of a file. Lines and columns count from 1, in characters; `end` lies behind the last one."""
 
     file: str
@@ -31,8 +31,7 @@ class Span:
         return f"{self.file}:{self.line}:{self.column}"
 
 
-@dataclass(frozen=True, slots=True)
-class Label:
+class Label(NamedTuple):
     """A place and what is to be said about it."""
 
     span: Span

@@ -7,8 +7,12 @@ faster than ruamel.yaml.
 
 import json
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
+
+from compiler.kept import once
+from compiler.lower.serve import Section
 
 _PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./+-]*(:[A-Za-z0-9_./+-]+)*")
 _RESERVED = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
@@ -17,9 +21,14 @@ _PRINTABLE_EXCEPTIONS = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]|[\
 
 def emit(document: dict[str, Any], header: str = "") -> bytes:
     """`document` as UTF-8 YAML under `header`, whose lines become comments."""
-    lines = [f"# {line}".rstrip() for line in header.splitlines()]
+    lines: list[str] = []
     _mapping(document, "", lines)
-    return "\n".join([*lines, *([] if document else ["{}"]), ""]).encode()
+    return (comment(header) + "\n".join([*lines, *([] if document else ["{}"]), ""])).encode()
+
+
+def comment(text: str) -> str:
+    """The lines of a text as comments."""
+    return "".join(f"{f'# {line}'.rstrip()}\n" for line in text.splitlines())
 
 
 def emit_item(mapping: dict[str, Any]) -> bytes:
@@ -31,7 +40,17 @@ def emit_item(mapping: dict[str, Any]) -> bytes:
 
 def _mapping(mapping: dict[str, Any], indent: str, lines: list[str]) -> None:
     for key, value in mapping.items():
-        _item(f"{indent}{scalar(key)}:", value, indent, lines)
+        if type(value) in _TEXTS:
+            lines.append(f"{indent}{_string(key)}: {_TEXTS[type(value)](value)}")
+        else:
+            _item(f"{indent}{scalar(key)}:", value, indent, lines)
+
+
+@once
+def _section(section: Section, indent: str) -> list[str]:
+    lines: list[str] = []
+    _mapping(section, indent, lines)
+    return lines
 
 
 def _sequence(items: list[Any], indent: str, lines: list[str]) -> None:
@@ -49,7 +68,9 @@ def _item(prefix: str, value: Any, indent: str, lines: list[str]) -> None:
         lines.append(f"{prefix} {scalar(value)}")
         return
     lines.append(prefix)
-    if isinstance(value, dict):
+    if isinstance(value, Section):
+        lines += _section(value, f"{indent}  ")
+    elif isinstance(value, dict):
         _mapping(value, f"{indent}  ", lines)
     else:
         _sequence(value, f"{indent}  ", lines)
@@ -57,16 +78,8 @@ def _item(prefix: str, value: Any, indent: str, lines: list[str]) -> None:
 
 def scalar(value: Any) -> str:
     """One value on one line."""
-    if isinstance(value, str):
-        return _string(value)
-    if value is None:
-        return "null"
-    if value is True or value is False:
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return _float(value)
-    if isinstance(value, int):
-        return str(value)
+    if type(value) in _TEXTS:
+        return _TEXTS[type(value)](value)
     if value in ({}, []):
         return "{}" if isinstance(value, dict) else "[]"
     raise TypeError(f"cannot emit {type(value).__name__}")
@@ -86,3 +99,13 @@ def _string(text: str) -> str:
         return text
     quoted = json.dumps(text, ensure_ascii=False)
     return _PRINTABLE_EXCEPTIONS.sub(lambda match: f"\\u{ord(match[0]):04x}", quoted)
+
+
+_TEXTS: dict[type, Callable[[Any], str]] = {
+    str: _string,
+    float: _float,
+    int: str,
+    bool: lambda value: "true" if value else "false",
+    type(None): lambda _: "null",
+}
+"""How values of each type are written."""

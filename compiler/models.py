@@ -58,7 +58,10 @@ def compile_layers(
         found += errors.diagnostics
     if found and (new := without_known(found, layers.found)):
         raise ConfigErrors(at_most(new, file))
-    return None if spec is None else CompiledModel(Model(name, file, spec), stack, merged)
+    if spec is None:
+        return None
+    layers.whole_is_right(stack[-1].file)
+    return CompiledModel(Model(name, file, spec), stack, merged)
 
 
 def facts_of(compiled: CompiledModel) -> Facts:
@@ -87,9 +90,12 @@ def facts_of(compiled: CompiledModel) -> Facts:
     )
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
 def canonical(value: Plain) -> bytes:
     """The same bytes for the same value, whatever the order of its keys."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    return _CANONICAL.encode(value).encode()
 
 
 def through(file: str, diagnostic: Diagnostic) -> Diagnostic:

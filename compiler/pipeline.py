@@ -105,6 +105,9 @@ class _Models(Mapping[str, Facts]):
         query = "SELECT facts FROM model JOIN action USING (key) WHERE name = ?"
         return load_facts(str(self._store.value(query, name)))
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
@@ -121,6 +124,7 @@ class _Compile:
     settings: Settings
     layers: Layers = field(init=False)
     digests: dict[str, str] = field(default_factory=dict)
+    before: dict[str, str] = field(default_factory=dict)
     found: list[Diagnostic] = field(default_factory=list)
     built: list[str] = field(default_factory=list)
     were_below: set[str] = field(default_factory=set)
@@ -196,7 +200,7 @@ class _Compile:
     def _affected(self, moved: set[str]) -> list[str]:
         """The models that have to be looked at again."""
         names = self.project.models
-        done = {str(name): str(key) for name, key in self.store.rows("SELECT name, key FROM model")}
+        done = self.before = {str(name): str(key) for name, key in self.store.rows("SELECT name, key FROM model")}
         self.store.write("DELETE FROM model WHERE name = ?", [(name,) for name in done.keys() - set(names)])
         if self.store.state("compiler") != keys.compiler_digest() or f"{BASE}/{DEFAULTS}.yaml" in moved:
             return names
@@ -230,10 +234,10 @@ class _Compile:
             if made.action:
                 self.store.keep(made.action)
                 self.built.append(made.name)
-            before = self.store.value("SELECT key FROM model WHERE name = ?", made.name)
+            before = self.before.get(made.name)
             if made.key != before:
                 rebuilt.add(made.name)
-                last = self.store.action(str(before))
+                last = self.store.action(before) if before else None
                 self.were_below |= (
                     _models_in(line.partition(" ")[2] for line in last.inputs.splitlines()) if last else set()
                 )
@@ -248,11 +252,7 @@ class _Compile:
     def _attempts(self, names: list[str]) -> Iterator[Attempt]:
         if self.settings.jobs > 1 and len(names) >= _MANY:
             return attempts_in_processes(self.project.root, self.digests, names, self.settings.jobs)
-        return (attempt(self.layers, self.digests, name, self._is_done) for name in names)
-
-    def _is_done(self, key: str) -> bool:
-        done = self.store.action(key)
-        return done is not None and (done.output is None or self.store.has(done.output))
+        return (attempt(self.layers, self.digests, name, self.store.is_done) for name in names)
 
     def _names(self, condition: str) -> list[str]:
         query = f"SELECT name FROM model JOIN action USING (key) {condition} ORDER BY name"  # noqa: S608 (our own text)

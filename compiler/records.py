@@ -22,10 +22,10 @@ def load_found(text: str) -> list[Diagnostic]:
 def dump_facts(facts: Facts) -> str:
     """The facts of a model."""
     row = [getattr(facts, name) for name in _PLAIN_FACTS]
-    asks = [(each.of_worker, each.name, _span(each.span)) for each in facts.asks]
-    mentions = [(each.words, each.key, _label(each.place), _label(each.model_id_place)) for each in facts.mentions]
+    asks = [(each.of_worker, each.name, each.span) for each in facts.asks]
+    mentions = [(each.words, each.key, each.place, each.model_id_place) for each in facts.mentions]
     found, dead = ([_diagnostic(each) for each in group] for group in (facts.found, facts.dead))
-    return _dump([*row, _span(facts.id_span), asks, mentions, found, dead, facts.needs])
+    return _dump([*row, facts.id_span, asks, mentions, found, dead, facts.needs])
 
 
 def load_facts(text: str) -> Facts:
@@ -48,7 +48,7 @@ _PLAIN_FACTS = ("name", "file", "enabled", "model_id", "own_ids", "card", "layer
 
 def dump_waivers(waivers: Waivers) -> str | None:
     """What a file waives; None for nothing."""
-    return _dump([waivers.file, {code: _span(span) for code, span in waivers.codes.items()}]) if waivers.codes else None
+    return _dump([waivers.file, waivers.codes]) if waivers.codes else None
 
 
 def load_waivers(text: str) -> Waivers:
@@ -57,26 +57,21 @@ def load_waivers(text: str) -> Waivers:
     return Waivers(file, {code: Span(*span) for code, span in codes.items()})
 
 
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
 def _dump(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def _span(span: Span) -> list[Any]:
-    return [span.file, span.line, span.column, span.end_line, span.end_column]
-
-
-def _label(label: Label | None) -> list[Any] | None:
-    return [_span(label.span), label.text] if label else None
+    return _JSON.encode(value)
 
 
 def _to_label(row: list[Any]) -> Label:
-    return Label(Span(*row[0]), row[1])
+    span, text = row
+    return Label(Span(*span), text)
 
 
 def _diagnostic(each: Diagnostic) -> list[Any]:
     fix = each.fix and [each.fix.remove, each.fix.put]
-    others = [_label(label) for label in each.secondary]
-    return [each.code, each.message, _label(each.primary), others, each.help, each.compiling, fix]
+    return [each.code, each.message, each.primary, each.secondary, each.help, each.compiling, fix]
 
 
 def _to_diagnostic(row: list[Any]) -> Diagnostic:

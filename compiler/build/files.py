@@ -1,10 +1,11 @@
 """The files of `generated/`, as bytes."""
 
 from collections.abc import Iterable
+from functools import cache
 
 from compiler.build.places import GENERATED
 from compiler.check.cluster import ClusterSpec, HttpOptions
-from compiler.emit import emit, emit_item
+from compiler.emit import comment, emit, emit_item
 from compiler.facts import Facts
 from compiler.lower.serve import Model, gateway_application, head, model_application
 
@@ -30,14 +31,20 @@ def cluster_path(name: str) -> str:
 
 def model_file(model: Model) -> bytes:
     """The model alone, as a complete Serve config."""
-    return _file(model.file, HttpOptions(), emit_item(model_application(model)))
+    return _file(model.file, _head(None), emit_item(model_application(model)))
 
 
 def cluster_file(source: str, cluster: ClusterSpec, models: Iterable[Facts], files: Iterable[bytes]) -> bytes:
     """The complete Serve config of a cluster: its models, whose own files have their applications, and the gateway."""
     applications = [file.partition(_APPLICATIONS)[2] for file in files]
-    return _file(source, cluster.http, *applications, emit_item(gateway_application(cluster, models)))
+    return _file(source, _head(cluster.http), *applications, emit_item(gateway_application(cluster, models)))
 
 
-def _file(source: str, http: HttpOptions, *applications: bytes) -> bytes:
-    return b"".join([emit(head(http), HEADER.format(source=source))[:-1], _APPLICATIONS, *applications])
+def _file(source: str, start: bytes, *applications: bytes) -> bytes:
+    return b"".join([comment(HEADER.format(source=source)).encode(), start, _APPLICATIONS, *applications])
+
+
+@cache
+def _head(http: HttpOptions | None) -> bytes:
+    """What a file has before its applications; None: as a model alone has it."""
+    return emit(head(http or HttpOptions()))[:-1]

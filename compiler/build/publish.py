@@ -130,14 +130,14 @@ def read(root: Path, path: str) -> bytes | None:
     """A file's bytes; None where there is none, or a link. Raises ConfigErrors (E501)."""
     with explained(path, "", "read"):
         try:
-            handle = os.open(root / path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            handle = os.open(f"{root}/{path}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
         except OSError:
             if (root / path).is_symlink():
                 return None
             raise
-        with os.fdopen(handle, "rb") as stream:
+        with open(handle, "rb", buffering=0) as stream:  # noqa: PTH123 (an open file)
             return stream.read()
 
 

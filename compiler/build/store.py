@@ -145,6 +145,11 @@ class Store:
         rows = self.rows("SELECT * FROM action WHERE key = ?", key)
         return Action(*rows[0]) if rows else None  # type: ignore[arg-type]
 
+    def is_done(self, key: str) -> bool:
+        """Whether the build of that key was done, and what it made is there."""
+        query = "SELECT 1 FROM action WHERE key = ? AND (output IS NULL OR output IN (SELECT digest FROM blob))"
+        return self.value(query, key) is not None
+
     def keep(self, action: Action) -> None:
         """Remember a build."""
         self.write("INSERT OR REPLACE INTO action VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [action])

@@ -29,6 +29,12 @@ def fields(model: type[Schema]) -> dict[str, FieldInfo]:
     return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
+@cache
+def attributes(model: type[Schema]) -> dict[str, str]:
+    """The name that Python uses of each field, by the one that YAML uses."""
+    return {field.alias or name: name for name, field in model.model_fields.items()}
+
+
 def tag(model: type[Schema]) -> str | None:
     """The value of the discriminator that chooses this member of a union."""
     field = model.model_fields.get(DISCRIMINATOR)

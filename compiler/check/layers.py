@@ -7,11 +7,11 @@ from functools import cached_property
 from compiler.check.fields import rules
 from compiler.check.libraries import check_arguments
 from compiler.check.renames import modernize
-from compiler.check.validate import check_layer
+from compiler.check.validate import check_layer, shows_in_the_whole
 from compiler.check.waivers import Waivers, read_waivers
 from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span, at_most
 from compiler.layering.layers import EXTENDS, Layer, Orders
-from compiler.layering.merge import WAIVE, Below, Merged, cover, finish
+from compiler.layering.merge import WAIVE, Below, Merged, cover, finish, without
 from compiler.source.project import BASE, Project
 from compiler.source.secrets import secrets_in
 from compiler.source.tree import Mapping, has_templates
@@ -20,11 +20,15 @@ from runtime.application import ModelSpec
 
 @dataclass
 class Layers:
-    """The layers of a project, each read and checked when it is asked for. `waivers`: what each file waives."""
+    """The layers of a project, each read and checked when it is asked for. `waivers`: what each file waives.
+
+    A model's file that is right as a whole need not be checked by itself, so that waits until somebody asks.
+    """
 
     project: Project
     waivers: dict[str, Waivers] = field(default_factory=dict)
     _found: dict[str, list[Diagnostic]] = field(default_factory=dict)
+    _unchecked: dict[str, Mapping] = field(default_factory=dict)
     _layers: dict[str, Layer | None] = field(default_factory=dict)
     _shared: set[str] = field(default_factory=set)
     _merged: dict[tuple[str, ...], Below] = field(default_factory=dict)
@@ -32,10 +36,13 @@ class Layers:
     @property
     def found(self) -> list[Diagnostic]:
         """What is wrong with each file that was read, by itself."""
+        for file in list(self._unchecked):
+            self._check_unchecked(file)
         return [each for found in self._found.values() for each in found]
 
     def found_in(self, file: str) -> list[Diagnostic]:
         """What is wrong with a file by itself, if it was read."""
+        self._check_unchecked(file)
         return self._found.get(file, [])
 
     def get(self, file: str) -> Layer | None:
@@ -81,14 +88,25 @@ class Layers:
 
     def check(self, file: str, tree: Mapping) -> Layer:
         """A tree as a layer of `file`; what is wrong with it is found."""
+        layer = self._modern(file, tree)
+        self._check_unchecked(file)
+        return layer
+
+    def whole_is_right(self, file: str) -> None:
+        """Hear that nothing is wrong with what `file` and its layers say together."""
+        self._unchecked.pop(file, None)
+
+    def _modern(self, file: str, tree: Mapping) -> Layer:
+        """A tree with today's names; what can be found without the schema's types is found."""
         self.check_secrets(file, tree)
         tree, found = modernize(tree)
-        noted = self._found.setdefault(file, [])
-        noted += found
-        content = replace(tree, entries={k: each for k, each in tree.entries.items() if k not in (EXTENDS, WAIVE)})
-        noted += at_most(check_layer(content, ModelSpec), file)
-        noted += at_most(check_arguments(content, ModelSpec), file)
+        self._found.setdefault(file, []).extend((*found, *at_most(check_arguments(tree, ModelSpec), file)))
+        self._unchecked[file] = without(tree, EXTENDS, WAIVE)
         return Layer(file, tree)
+
+    def _check_unchecked(self, file: str) -> None:
+        if tree := self._unchecked.pop(file, None):
+            self._found[file] += at_most(check_layer(tree, ModelSpec), file)
 
     def check_secrets(self, file: str, tree: Mapping) -> None:
         """What looks like a secret is found."""
@@ -96,8 +114,9 @@ class Layers:
 
     def merged(self, stack: list[Layer]) -> Merged:
         """The layers of a model in one tree, its templates evaluated."""
-        merged = finish(self._below(stack[:-1]), stack[-1], rules(ModelSpec))
-        if not has_templates(merged.tree):
+        below, top = self._below(stack[:-1]), stack[-1]
+        merged = finish(below, top, rules(ModelSpec))
+        if not has_templates(top.tree) and (below.tree is None or not has_templates(below.tree)):
             return merged
         from compiler.layering.template import evaluate  # needs Jinja2, which no project without templates should load
 
@@ -117,7 +136,10 @@ class Layers:
     def _read(self, file: str) -> Layer:
         tree = self.project.tree(file)
         self.waivers[file] = read_waivers(file, tree, self._found[file])
-        return self.check(file, tree)
+        layer = self._modern(file, tree)
+        if file.startswith(f"{BASE}/") or not shows_in_the_whole(self._unchecked[file], ModelSpec):
+            self._check_unchecked(file)
+        return layer
 
 
 def without_known(found: Iterable[Diagnostic], known: Iterable[Diagnostic]) -> list[Diagnostic]:

@@ -1,16 +1,19 @@
 """Arguments that go to a library as they are, checked against the tables of that library's arguments."""
 
 from collections.abc import Iterator
+from functools import cache
 
 from compiler.check.arguments import table
-from compiler.check.fields import dotted, fields, known, marker, within
+from compiler.check.fields import dotted, every_field, fields, known, marker, models_in, within
 from compiler.diagnostics import Diagnostic, Label, did_you_mean
-from compiler.source.tree import Entry, Mapping
+from compiler.source.tree import Entry, Mapping, keys
 from runtime.schema import LibraryArguments, Schema
 
 
 def check_arguments(tree: Mapping, schema: type[Schema]) -> Iterator[Diagnostic]:
     """A finding for each argument that its library does not have, or that llm-serve sets itself."""
+    if _holders(schema).isdisjoint(keys(tree)):
+        return
     for path, entry, found, owners in known(tree, [schema]):
         if not isinstance(entry.value, Mapping):
             continue
@@ -28,6 +31,16 @@ def check_arguments(tree: Mapping, schema: type[Schema]) -> Iterator[Diagnostic]
                 yield Diagnostic("W211", message, Label(argument.key_span), help=hint)
             elif argument.key not in table(name).arguments | declared:
                 yield _unknown(argument, path, name, {*ours, *declared})
+
+
+@cache
+def _holders(schema: type[Schema]) -> frozenset[str]:
+    """The keys under which arguments of libraries stand."""
+    return frozenset(
+        path[-1]
+        for path, field in every_field(schema)
+        if marker(field, LibraryArguments) or any(map(_is_open, models_in(field.annotation)))
+    )
 
 
 def _is_open(model: type[Schema]) -> bool:

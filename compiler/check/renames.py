@@ -190,23 +190,23 @@ def _replaced(tree: Mapping, rename: Rename, old: Entry) -> Mapping:
     def renamed(parent: Mapping) -> Mapping:
         entries: dict[str, Entry] = {}
         for key, entry in parent.entries.items():
-            new = {path[-1]: replace(old, key=path[-1]) for path in rename.new}
+            new = {path[-1]: old._replace(key=path[-1]) for path in rename.new}
             entries |= new if key == rename.old else {key: entry}
-        return replace(parent, entries=entries)
+        return parent.with_entries(entries)
 
     return _at(tree, rename.parent, renamed)
 
 
 def _without(tree: Mapping, path: Path) -> Mapping:
     def shorter(parent: Mapping) -> Mapping:
-        return replace(parent, entries={key: entry for key, entry in parent.entries.items() if key != path[-1]})
+        return parent.with_entries({key: entry for key, entry in parent.entries.items() if key != path[-1]})
 
     return _at(tree, path[:-1], shorter)
 
 
 def _with(tree: Mapping, path: Path, entry: Entry) -> Mapping:
     def longer(parent: Mapping) -> Mapping:
-        return replace(parent, entries={**parent.entries, path[-1]: entry})
+        return parent.with_entries({**parent.entries, path[-1]: entry})
 
     return _at(tree, path[:-1], longer, entry)
 
@@ -221,4 +221,4 @@ def _at(tree: Mapping, path: Path, change: Callable[[Mapping], Mapping], new: En
         entry = Entry(path[0], new.key_span, Mapping({}, new.value.span))
     assert isinstance(entry.value, Mapping)
     below = _at(entry.value, path[1:], change, new)
-    return replace(tree, entries={**tree.entries, path[0]: replace(entry, value=below)})
+    return tree.with_entries({**tree.entries, path[0]: entry._replace(value=below)})

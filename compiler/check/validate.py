@@ -1,31 +1,73 @@
 """From trees to valid specs: pydantic checks, and every finding gets its place back."""
 
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from compiler.check.fields import DISCRIMINATOR, fields, models_at, tag
+from compiler.check.fields import DISCRIMINATOR, attributes, fields, marker, models_at, tag, within
 from compiler.check.findings import MISSING, findings, tree_path
 from compiler.diagnostics import ConfigErrors, Diagnostic, at_most
+from compiler.kept import Rooms
 from compiler.source import tags
-from compiler.source.tree import Mapping, Scalar, Sequence, find, plain
+from compiler.source.tree import Mapping, Node, Scalar, Sequence, find, plain
 from runtime.engines import ENGINES, engine_named
-from runtime.schema import Schema
+from runtime.schema import MergeBy, Schema
 
 S = TypeVar("S", bound=Schema)
 
+_DATA = "data"
+"""What a mapping of a tree that was validated keeps its section under, or its plain data: other trees hold it too."""
+SHARED = Rooms()
+"""Rooms of the sections that many specs have."""
 _INITIALIZER = ("model_config", "initialization", "initializer")
 
 
 def validate(tree: Mapping, schema: type[S]) -> S:
     """`tree` as a `schema`. Raises ConfigErrors with every finding at the layer that is to blame."""
+    unknown: list[tuple[tuple[str, ...], Mapping]] = []
     try:
-        return schema.model_validate(plain(tree))
-    except ValidationError as errors:
-        found = findings(errors.errors(include_url=False), tree, schema)
-        raise ConfigErrors(at_most(found, tree.span.file)) from errors
+        spec = schema.model_validate(_data(tree, (), unknown))
+    except ValidationError as error:  # told again of the plain data, all of which has its place
+        found = at_most(findings(_pydantic_errors(tree, schema), tree, schema), tree.span.file)
+        assert found
+        raise ConfigErrors(found) from error
+    for path, node in unknown:
+        assert node.kept is not None
+        section = _at(spec, path)
+        if isinstance(section, Schema):
+            SHARED.give(section)
+        node.kept[_DATA] = section if isinstance(section, Schema) else plain(node)
+    return spec
+
+
+def _data(node: Mapping, path: tuple[str, ...], unknown: list[tuple[tuple[str, ...], Mapping]]) -> dict[str, Any]:
+    """A mapping as plain data, with each section that is known to be valid as what it is.
+
+    Sections that could be known, and are not yet, are noted with their paths.
+    """
+    data: dict[str, Any] = {}
+    for key, _, value in node.entries.values():
+        if isinstance(value, Scalar):
+            data[key] = value.value
+        elif isinstance(value, Sequence):
+            data[key] = plain(value)
+        elif value.kept and _DATA in value.kept:
+            data[key] = value.kept[_DATA]
+        else:
+            data[key] = _data(value, (*path, key), unknown)
+            if value.kept is not None:
+                unknown.append(((*path, key), value))
+    return data
+
+
+def _at(section: object, path: tuple[str, ...]) -> object:
+    for key in path:
+        if not isinstance(section, Schema):
+            return None
+        section = getattr(section, attributes(type(section)).get(key, key), None)
+    return section
 
 
 def check_layer(tree: Mapping, schema: type[Schema]) -> Iterator[Diagnostic]:
@@ -36,6 +78,37 @@ def check_layer(tree: Mapping, schema: type[Schema]) -> Iterator[Diagnostic]:
     """
     errors = (error for error in _errors(tree, schema) if _is_wrong_alone(error, tree, schema))
     return findings(errors, tree, schema)
+
+
+def shows_in_the_whole(tree: Mapping, schema: type[Schema]) -> bool:
+    """Whether all that `check_layer` would find shows in any config that the layer is the top of, too.
+
+    A value that replaces what is below is checked there in the same way. That is not so for what tags make of a value,
+    for lists that merge, nor for a mapping among free keys, of which only a part may be in this layer. A key that the
+    schema does not know is not asked about.
+    """
+    return _shows(tree, (schema,))
+
+
+def _shows(tree: Mapping, models: tuple[type[Schema], ...]) -> bool:
+    for key, _, node in tree.entries.values():
+        if node.tag is not None:
+            return False
+        if not isinstance(node, Scalar) and not _replaces(node, key, [each for each in models if key in fields(each)]):
+            return False
+    return True
+
+
+def _replaces(node: Node, key: str, owners: list[type[Schema]]) -> bool:
+    if isinstance(node, Sequence):
+        merges = any(marker(fields(owner)[key], MergeBy) for owner in owners)
+        return not merges and all(item.tag is None for item in node.items)
+    if not owners or not isinstance(node, Mapping):
+        return False
+    below = tuple(dict.fromkeys(model for owner in owners for model in within(owner, key)))
+    if below:
+        return _shows(node, below)
+    return not any(isinstance(entry.value, Mapping) or entry.value.tag for entry in node.entries.values())
 
 
 def _errors(tree: Mapping, schema: type[Schema]) -> list[ErrorDetails]:

@@ -4,7 +4,7 @@ Mappings merge; scalars and lists replace; tags say the rest. What a layer said 
 value knows where it was set, and over what it won.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from collections.abc import Mapping as Dict
 from dataclasses import dataclass, field, replace
 
@@ -31,6 +31,8 @@ Path = tuple[str, ...]
 ENABLED, WAIVE = "enabled", "waive"
 """Say something of their file alone, as `extends` does: what lies on a disabled model is not disabled."""
 
+_ACTING = frozenset({tags.UNSET, tags.REPLACE, *tags.EDITS})
+"""Tags that say how a value and the one below become one."""
 _NOTHING = Mapping({}, Span("", 1, 1, 1, 1))
 
 
@@ -75,39 +77,44 @@ class Below:
 
 def cover(below: Below, layer: Layer, rules: Rules) -> Below:
     """`layer` laid on others, as something to lie under another one."""
-    return _lay(below, _without(layer.tree, EXTENDS, WAIVE, ENABLED), rules)
+    return _lay(below, without(layer.tree, EXTENDS, WAIVE, ENABLED), rules, keeps=True)
 
 
 def finish(below: Below, top: Layer, rules: Rules) -> Merged:
     """`top` laid on all others."""
-    done = _lay(below, _without(top.tree, EXTENDS, WAIVE), rules)
+    done = _lay(below, without(top.tree, EXTENDS, WAIVE), rules, keeps=False)
     assert done.tree is not None
     return Merged(done.tree, below.tree or _NOTHING, done.found)
 
 
-def _lay(below: Below, upper: Mapping, rules: Rules) -> Below:
-    merger = _Merger(rules, list(below.found), dict(below.finals))
+def _lay(below: Below, upper: Mapping, rules: Rules, *, keeps: bool) -> Below:
+    merger = _Merger(rules, keeps, list(below.found), dict(below.finals))
     tree = merger.lay(below.tree, upper)
     return Below(tree, merger.finals, tuple(merger.found))
 
 
-def _without(tree: Mapping, *keys: str) -> Mapping:
+def without(tree: Mapping, *keys: str) -> Mapping:
+    """`tree` less some of its keys."""
     if not any(key in tree.entries for key in keys):
         return tree
-    return replace(tree, entries={key: entry for key, entry in tree.entries.items() if key not in keys})
+    return tree.with_entries({key: entry for key, entry in tree.entries.items() if key not in keys})
 
 
 @dataclass(slots=True)
 class _Merger:
-    """Lays one layer on another."""
+    """Lays one layer on another. `keeps`: what comes of it lies under many others."""
 
     rules: Rules
+    keeps: bool
     found: list[Diagnostic]
     finals: dict[Path, tuple[Node, Node]]
 
     def lay(self, lower: Mapping | None, upper: Mapping) -> Mapping:
-        merged = self._mapping(lower, upper, ())
-        tagged = dict(_tagged(upper, (tags.FINAL, tags.FORCE)))
+        merged = self._mapping(lower or _NOTHING, upper, ())
+        tagged: dict[Path, Node] = {}
+        _note_tagged(upper, (), tagged)
+        if not tagged and not self.finals:
+            return merged
         self._hold_finals(merged, {path: node for path, node in tagged.items() if node.tag == tags.FORCE}, upper)
         for path, node in tagged.items():
             value = _at(merged, path)
@@ -115,20 +122,24 @@ class _Merger:
                 self.finals[path] = (node, value)
         return merged
 
-    def _mapping(self, lower: Mapping | None, upper: Mapping, path: Path) -> Mapping:
-        entries, dropped = self._inherited(lower or _NOTHING, upper, path)
-        for key, entry in upper.entries.items():
-            below = entries.pop(key).value if key in entries else None
-            value = self._value(below, entry.value, (*path, key))
+    def _mapping(self, lower: Mapping, upper: Mapping, path: Path) -> Mapping:
+        entries, dropped = self._inherited(lower, upper, path)
+        has_lost = len(entries) < len(lower.entries)
+        for key, (_, key_span, node) in upper.entries.items():
+            below = entries[key].value if key in entries else None
+            value = self._value(below, node, (*path, key))
             if value is None:
                 if below is not None:
-                    dropped[key] = replace(entry.value, layers=_layers(below, entry.value))
+                    del entries[key]
+                    dropped[key] = replace(node, layers=_layers(below, node))
                 continue
             if below is None and key in dropped:
                 value = replace(value, layers=_layers(dropped.pop(key), value))
-            entries[key] = Entry(key, entry.key_span, value)
-        in_order = {key: entries[key] for key in (*(lower or _NOTHING).entries, *upper.entries) if key in entries}
-        return Mapping(in_order, upper.span, upper.tag, _layers(lower, upper), dropped)
+            entries[key] = Entry(key, key_span, value)
+        if has_lost:  # what has come back stands where it stood
+            entries = {key: entries[key] for key in (*lower.entries, *upper.entries) if key in entries}
+        layers = upper.layers if lower is _NOTHING else _layers(lower, upper)
+        return Mapping(entries, upper.span, upper.tag, layers, dropped, {} if self.keeps else None)
 
     def _inherited(self, lower: Mapping, upper: Mapping, path: Path) -> tuple[dict[str, Entry], dict[str, Node]]:
         """The entries that stay when `upper` chooses the meaning of the mapping, and what is dropped."""
@@ -145,37 +156,37 @@ class _Merger:
 
     def _value(self, lower: Node | None, upper: Node, path: Path) -> Node | None:
         """What `upper` makes of `lower`; None where it unsets it."""
-        if upper.tag in (
-            tags.UNSET,
-            tags.REPLACE,
-            tags.APPEND,
-            tags.PREPEND,
-            tags.REMOVE,
-        ) and not self._has_something_to_do(lower, upper, path):
-            return None if upper.tag == tags.UNSET else self._alone(upper, path)
-        match upper.tag, lower, upper:
-            case tags.UNSET, _, _:
-                return None
-            case tags.APPEND | tags.PREPEND | tags.REMOVE, Sequence(), Sequence():
-                items = self._edited(lower, upper, path)
-            case tags.REPLACE, _, _:
-                return self._over(lower, upper, path)
-            case _, Mapping(), Mapping():
-                return self._mapping(lower, upper, path)
-            case _, Sequence(), Sequence() if path in self.rules.identities:
-                items = _by_identity(lower, upper, self.rules.identities[path])
-            case _:
-                if lower is not None and isinstance(lower, Mapping) != isinstance(upper, Mapping):
-                    self._clash(lower, upper, path)
-                return self._over(lower, upper, path)
-        return Sequence(items, upper.span, upper.tag, _layers(lower, upper))
+        if upper.tag in _ACTING:
+            return self._acted(lower, upper, path)
+        if isinstance(upper, Mapping) and isinstance(lower, Mapping):
+            return self._mapping(lower, upper, path)
+        if isinstance(upper, Sequence) and isinstance(lower, Sequence) and path in self.rules.identities:
+            items = _by_identity(lower, upper, self.rules.identities[path])
+            return Sequence(items, upper.span, upper.tag, _layers(lower, upper))
+        if lower is not None and isinstance(lower, Mapping) != isinstance(upper, Mapping):
+            self._clash(lower, upper, path)
+        return self._over(lower, upper, path)
+
+    def _acted(self, lower: Node | None, upper: Node, path: Path) -> Node | None:
+        """What a tag of `upper` makes of `lower`."""
+        can_act = self._has_something_to_do(lower, upper, path)
+        if upper.tag == tags.UNSET:
+            return None
+        if not can_act:
+            return self._alone(upper, path)
+        if isinstance(upper, Sequence) and isinstance(lower, Sequence) and upper.tag != tags.REPLACE:
+            return Sequence(self._edited(lower, upper, path), upper.span, upper.tag, _layers(lower, upper))
+        return self._over(lower, upper, path)
 
     def _over(self, lower: Node | None, upper: Node, path: Path) -> Node:
-        return replace(self._alone(upper, path), layers=_layers(lower, upper))
+        if isinstance(upper, Scalar) and lower is not None:
+            return Scalar(upper.value, upper.span, upper.tag, _layers(lower, upper))
+        alone = self._alone(upper, path)
+        return alone if lower is None else replace(alone, layers=_layers(lower, upper))
 
     def _alone(self, node: Node, path: Path) -> Node:
         """`node` with nothing under it."""
-        return self._mapping(None, node, path) if isinstance(node, Mapping) else node
+        return self._mapping(_NOTHING, node, path) if isinstance(node, Mapping) else node
 
     def _has_something_to_do(self, lower: Node | None, upper: Node, path: Path) -> bool:
         match upper.tag:
@@ -245,8 +256,8 @@ def _changes_final(path: Path, final: Node, culprit: Node) -> Diagnostic:
     return Diagnostic("E207", problem, Label(_first_line(culprit.span)), (place,), advice)
 
 
-def _layers(lower: Node | None, upper: Node) -> tuple[Node, ...]:
-    return upper.layers if lower is None else (*definitions(upper), *definitions(lower))
+def _layers(lower: Node, upper: Node) -> tuple[Node, ...]:
+    return (*definitions(upper), *definitions(lower))
 
 
 def _by_identity(lower: Sequence, upper: Sequence, identity: Callable[[Plain], str]) -> tuple[Node, ...]:
@@ -263,12 +274,13 @@ def _changes(before: Node | None, after: Node) -> bool:
     return str(before.value).casefold() != str(after.value).casefold()
 
 
-def _tagged(node: Node, wanted: tuple[str, ...], path: Path = ()) -> Iterator[tuple[Path, Node]]:
-    if node.tag in wanted:
-        yield path, node
+def _note_tagged(node: Node, path: Path, found: dict[Path, Node]) -> None:
+    """Note what is final, or forced over a final value."""
+    if node.tag in (tags.FINAL, tags.FORCE):
+        found[path] = node
     if isinstance(node, Mapping):
-        for key, entry in node.entries.items():
-            yield from _tagged(entry.value, wanted, (*path, key))
+        for key, _, value in node.entries.values():
+            _note_tagged(value, (*path, key), found)
 
 
 def _at(tree: Node, path: Path) -> Node | None:
@@ -289,4 +301,4 @@ def _dotted(path: Path) -> str:
 
 def _first_line(span: Span) -> Span:
     """A mapping may be long; its first line is enough to show."""
-    return span if span.line == span.end_line else replace(span, end_line=span.line, end_column=span.column + 1)
+    return span if span.line == span.end_line else span._replace(end_line=span.line, end_column=span.column + 1)

@@ -14,7 +14,7 @@ from compiler.diagnostics import ConfigErrors, Diagnostic, Label
 from compiler.layering.merge import Path
 from compiler.source import tags
 from compiler.source.expression import MODEL_ID, parse
-from compiler.source.tree import Mapping, Node, Scalar, ScalarValue, Sequence, inline, kind
+from compiler.source.tree import Mapping, Node, Scalar, ScalarValue, Sequence, has_templates, inline, kind
 
 MAX_RESULT = 4096
 """Longest text that a template makes: `replace` could let it grow without end. A long URI has 200 characters."""
@@ -59,14 +59,16 @@ class _Evaluator:
     found: list[Diagnostic] = field(default_factory=list)
 
     def node(self, node: Node, path: Path = ()) -> Node:
+        if not has_templates(node):
+            return node
         match node:
             case Mapping():
                 entries = {
-                    key: entry if value is entry.value else replace(entry, value=value)
+                    key: entry if value is entry.value else entry._replace(value=value)
                     for key, entry in node.entries.items()
                     for value in [self.node(entry.value, (*path, key))]
                 }
-                return replace(node, entries=entries)
+                return node.with_entries(entries)
             case Sequence():
                 return replace(node, items=tuple(self.node(item, path) for item in node.items))
             case Scalar(tag=tags.TEMPLATE):

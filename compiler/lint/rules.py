@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from compiler.diagnostics import Diagnostic, Fix, Label, Span
 from compiler.facts import Mention
@@ -52,16 +53,24 @@ def lint(subject: Subject) -> Iterator[Diagnostic]:
 
 def dead_overrides(subject: Subject) -> Iterator[Diagnostic]:
     """W201: a value of the model's own file that says what it would inherit."""
-    own = subject.layers[-1].tree
-    for path, node in leaves(own):
-        below, _, reached = find(subject.merged.below, path)
-        if reached != path or path == (ENABLED,) or any(_tags(own, path)):
+    for path, own, below in _dead(subject.layers[-1].tree, subject.merged.below, subject.merged.tree):
+        message = f"this override changes nothing: `{'.'.join(path)}` is the same below"
+        place = Label(definitions(below)[0].span, "set here")
+        advice = "remove the line, or run `llm-serve lint --fix`"
+        yield Diagnostic("W201", message, Label(own.span, "same value"), (place,), advice, fix=Fix(path))
+
+
+def _dead(own: Tree, below: Tree, merged: Tree, above: Path = ()) -> Iterator[tuple[Path, Node, Node]]:
+    """The values of `own` that are the same below, and those. What a tag does, a comparison does not show."""
+    for key, _, node in own.entries.values():
+        lower, value, path = below.get(key), merged.get(key), (*above, key)
+        if lower is None or value is None or node.tag or path == (ENABLED,):
             continue
-        if same(find(subject.merged.tree, path)[0], below):
-            message = f"this override changes nothing: `{'.'.join(path)}` is the same below"
-            place = Label(definitions(below)[0].span, "set here")
-            advice = "remove the line, or run `llm-serve lint --fix`"
-            yield Diagnostic("W201", message, Label(node.span, "same value"), (place,), advice, fix=Fix(path))
+        if not isinstance(node, Tree) or not node.entries:
+            if same(value, lower):
+                yield path, node, lower
+        elif isinstance(lower, Tree) and isinstance(value, Tree):
+            yield from _dead(node, lower, value, path)
 
 
 def needs(subject: Subject) -> dict[str, tuple[Path, ...]]:
@@ -86,9 +95,15 @@ def _wins(file: str, path: Path, tree: Tree) -> bool:
 def mentions(subject: Subject) -> Iterator[Mention]:
     """Where the name of another model may stand, which a new `model_id` has left behind (W202)."""
     for path, rest in _foreign_texts(subject):
-        words = tuple(dict.fromkeys(word.rstrip(".") for word in re.findall(r"[\w.-]+", rest)))
-        if words and not _SNAPSHOT.search(rest):
+        if words := _words(rest):
             yield Mention(words, path[-1], subject.label(path), subject.label(_MODEL_ID, "this model"))
+
+
+@lru_cache
+def _words(text: str) -> tuple[str, ...]:
+    """The words of a text, where none of them is a model's folder. Models on one profile have texts in common."""
+    words = dict.fromkeys(word.rstrip(".") for word in re.findall(r"[\w.-]+", text))
+    return () if _SNAPSHOT.search(text) else tuple(words)
 
 
 def other_models_name(subject: Subject) -> Iterator[Diagnostic]:
@@ -243,10 +258,3 @@ RULES: tuple[Callable[[Subject], Iterator[Diagnostic]], ...] = (
     unpinned_remote_code,
     ignored_placement,
 )
-
-
-def _tags(tree: Node, path: Path) -> Iterator[str]:
-    """The tags on the way to a value: what they do, a comparison of values does not show."""
-    for length in range(len(path) + 1):
-        if tag := find(tree, path[:length])[0].tag:
-            yield tag

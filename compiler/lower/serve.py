@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from compiler.check.cluster import ClusterSpec, HttpOptions
+from compiler.check.validate import SHARED
 from compiler.facts import Facts
+from compiler.kept import Room, once_in
 from runtime.application import (
     GatewayModel,
     GatewaySettings,
@@ -19,6 +21,7 @@ from runtime.application import (
     ModelSpec,
 )
 from runtime.schema import Schema
+from runtime.schema.deployment import RuntimeEnv
 
 MODEL_IMPORT_PATH = "runtime.serve:model"
 GATEWAY_IMPORT_PATH = "runtime.serve:gateway"
@@ -32,6 +35,16 @@ GATEWAY_MAX_ONGOING = 1024
 """Requests that one gateway replica forwards at a time; each costs it one connection."""
 
 Document = dict[str, Any]
+
+
+class Section(dict[str, Any]):
+    """A section of a document, which nobody changes. `kept`: a room, if many documents have it."""
+
+    __slots__ = ("kept",)
+
+    def __init__(self, items: Iterable[tuple[str, Any]], kept: Room | None) -> None:
+        super().__init__(items)
+        self.kept = kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +86,7 @@ def model_application(model: Model) -> Document:
         "import_path": MODEL_IMPORT_PATH,
     }
     if runtime_env is not None:
-        application["runtime_env"] = _dump(runtime_env.declared())
+        application["runtime_env"] = _environment(runtime_env)
     return {**application, "args": _dump(arguments), "deployments": [_model_deployment(spec)]}
 
 
@@ -114,7 +127,7 @@ def _actor_options(spec: ModelSpec) -> Document:
     """
     options = spec.deployment_config.ray_actor_options
     scaling = spec.scaling_config
-    actor: Document = _dump(options)
+    actor: Document = {**_dump(options)}
     if spec.model.initialization.engine.runs_in == "replica":
         actor["num_cpus"] = options.num_cpus + scaling.num_cpus_per_worker
         actor["num_gpus"] = scaling.num_gpus_per_worker
@@ -158,13 +171,26 @@ def _upstream(http: HttpOptions) -> str:
     return f"http://[{host}]:{http.port}" if ":" in host else f"http://{host}:{http.port}"
 
 
+_SCALARS = (str, float, int)
+
+
 def _dump(value: Any) -> Any:
     """Plain data: declared fields in the schema's order without those left out, free mappings sorted."""
+    if isinstance(value, _SCALARS):
+        return value
     if isinstance(value, Schema):
-        items = ((name, getattr(value, name)) for name in type(value).model_fields)
-        return {name: _dump(item) for name, item in items if item is not None}
+        return _section(value)
     if isinstance(value, dict):
         return {key: _dump(item) for key, item in sorted(value.items())}
-    if isinstance(value, list):
-        return [_dump(item) for item in value]
-    return value
+    return [_dump(item) for item in value] if isinstance(value, list) else value
+
+
+@once_in(SHARED)
+def _section(section: Schema) -> Section:
+    items = ((name, _dump(value)) for name, value in vars(section).items() if value is not None)
+    return Section(items, SHARED.of(section))
+
+
+@once_in(SHARED)
+def _environment(runtime_env: RuntimeEnv) -> Section:
+    return Section(_dump(runtime_env.declared()).items(), SHARED.of(runtime_env))

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from compiler.codes import CODES
-from compiler.diagnostics import Diagnostic, Label, Severity
+from compiler.diagnostics import Diagnostic, Label, Severity, Span
 from compiler.source.secrets import masked
 
 
@@ -22,6 +22,8 @@ def _clean(value: Any) -> Any:
             return masked(value)
         case dict():
             return {key: _clean(item) for key, item in value.items()}
+        case Span() | Label():
+            return _clean(value._asdict())
         case list() | tuple():
             return [_clean(item) for item in value]
     return value

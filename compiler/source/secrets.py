@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from compiler.source.tree import Mapping, Node, Scalar, Sequence
 
@@ -32,8 +33,13 @@ def secrets_in(node: Node, name: str = "") -> Iterator[tuple[str, Node]]:
         case Scalar(value=str(text)) if text:
             if _TOKEN.search(text) or _PASSWORD_IN_URL.search(text):
                 yield "its form", node
-            elif _SECRET_NAME.fullmatch(name) and not _SPECIAL_TOKEN.fullmatch(name):
+            elif _is_secret(name):
                 yield f"its key `{name}`", node
+
+
+@lru_cache
+def _is_secret(name: str) -> bool:
+    return bool(_SECRET_NAME.fullmatch(name)) and not _SPECIAL_TOKEN.fullmatch(name)
 
 
 def masked(text: str) -> str:

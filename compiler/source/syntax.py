@@ -6,9 +6,20 @@ expand: an alias is refused where it stands. Source: yaml.org/spec/1.2.2, chapte
 """
 
 import re
-from collections.abc import Iterator
 
-import yaml
+from yaml import MarkedYAMLError
+from yaml._yaml import CParser
+from yaml.events import (
+    AliasEvent,
+    DocumentStartEvent,
+    Event,
+    MappingEndEvent,
+    MappingStartEvent,
+    NodeEvent,
+    ScalarEvent,
+    SequenceEndEvent,
+)
+from yaml.reader import ReaderError
 
 from compiler.diagnostics import MAX_FINDINGS, ConfigErrors, Diagnostic, Label, Span, at_most, did_you_mean
 from compiler.source.tags import TAGS, TEMPLATE, UNSET, Kind
@@ -29,6 +40,7 @@ _OTHER_LINE_BREAK = re.compile("[\x85\u2028\u2029]|\r(?!\n)")
 """Ends a line for some readers of YAML and not for others, so that a comment may hide a setting."""
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_FIRST_OF_NUMBER = frozenset("+-.0123456789")
 _INT = re.compile(r"[-+]?[0-9]+")
 _OCTAL_OR_HEX = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -79,18 +91,7 @@ class _Composer:
         self.values = self.templates = 0
 
     def compose(self, text: str) -> Mapping:
-        events = self._events(text)
-        root: Node | None = None
-        for event in events:
-            if isinstance(event, yaml.DocumentStartEvent):
-                if root is not None:
-                    self._report("E106", "a second document starts here; a file holds one", event)
-                    break
-                root = self._node(next(events), events, depth=1)
-                if root.tag:
-                    self.found.append(
-                        Diagnostic("E106", f"{root.tag} has no meaning for a whole file", Label(root.span))
-                    )
+        root = self._root(text)
         if root is None or (isinstance(root, Scalar) and root.value is None):
             empty = Span(self.file, 1, 1, 1, 1)
             raise _refusal("E108", "file is empty; expected a mapping such as `model_config:`", empty)
@@ -101,18 +102,33 @@ class _Composer:
         assert isinstance(root, Mapping)
         return root
 
-    def _events(self, text: str) -> Iterator[yaml.Event]:
+    def _root(self, text: str) -> Node | None:
+        """What the file's one document is; None where it has none."""
         try:
-            yield from yaml.parse(text, Loader=yaml.CSafeLoader)
-        except yaml.reader.ReaderError as error:
+            return self._documents(text)
+        except ReaderError as error:
             before = text.encode()[: error.position].decode(errors="ignore")  # the position counts bytes
             line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
             span = Span(self.file, line, column, line, column + 1)
             raise ConfigErrors([*self.found, Diagnostic("E103", str(error.reason), Label(span))]) from error
-        except yaml.MarkedYAMLError as error:
+        except MarkedYAMLError as error:
             raise ConfigErrors([*self.found, self._syntax_error(error, text)]) from error
 
-    def _syntax_error(self, error: yaml.MarkedYAMLError, text: str) -> Diagnostic:
+    def _documents(self, text: str) -> Node | None:
+        self._next = CParser(text).get_event
+        root: Node | None = None
+        while event := self._next():
+            if isinstance(event, DocumentStartEvent):
+                if root is not None:
+                    self._report("E106", "a second document starts here; a file holds one", event)
+                    break
+                root = self._node(self._next(), depth=1)
+                if root.tag:
+                    problem = f"{root.tag} has no meaning for a whole file"
+                    self.found.append(Diagnostic("E106", problem, Label(root.span)))
+        return root
+
+    def _syntax_error(self, error: MarkedYAMLError, text: str) -> Diagnostic:
         mark = error.problem_mark or error.context_mark
         assert mark is not None
         line, column = mark.line + 1, mark.column + 1
@@ -129,90 +145,83 @@ class _Composer:
             others = (Label(start, "begun here"),)
         return Diagnostic("E104", message, Label(Span(self.file, line, column, line, column + 1)), others, hint)
 
-    def _node(self, event: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Node:
-        if len(self.found) > MAX_FINDINGS:
-            raise ConfigErrors(at_most(self.found, self.file))
+    def _node(self, event: Event | None, depth: int) -> Node:
+        assert isinstance(event, NodeEvent)  # the parser's grammar
         self.values += 1
-        if depth > MAX_DEPTH:
-            raise self._too_much(f"nested deeper than {MAX_DEPTH} levels", event)
-        if self.values > MAX_VALUES:
-            raise self._too_much(f"more than {MAX_VALUES} keys and values", event)
-        self._refuse_anchors(event)
-        if isinstance(event, yaml.MappingStartEvent):
-            return self._mapping(event, events, depth)
-        if isinstance(event, yaml.SequenceStartEvent):
-            return self._sequence(event, events, depth)
-        if isinstance(event, yaml.ScalarEvent):
+        if len(self.found) > MAX_FINDINGS or depth > MAX_DEPTH or self.values > MAX_VALUES:
+            raise self._too_much(event, depth)
+        if isinstance(event, AliasEvent):
+            self._report("E106", f"alias *{event.anchor}: write the value out, or move it into a layer", event)
+            return Scalar(None, self._span(event))
+        if event.anchor is not None:
+            self._report("E106", f"anchor &{event.anchor}: share values through a layer instead", event)
+        if isinstance(event, ScalarEvent):
             return self._scalar(event)
-        assert isinstance(event, yaml.AliasEvent)
-        self._report("E106", f"alias *{event.anchor}: write the value out, or move it into a layer", event)
-        return Scalar(None, self._span(event))
+        return self._mapping(event, depth) if isinstance(event, MappingStartEvent) else self._sequence(event, depth)
 
-    def _mapping(self, start: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Mapping:
+    def _mapping(self, start: NodeEvent, depth: int) -> Mapping:
         entries: dict[str, Entry] = {}
         last: Span | None = None
         tag = self._tag(start, "mapping")
-        for event in events:
-            if isinstance(event, yaml.MappingEndEvent):
-                return Mapping(entries, self._cover(start, event, last), tag)
-            key = self._key(self._node(event, events, depth + 1), event)
-            value = self._node(next(events), events, depth + 1)
+        while not isinstance(event := self._next(), MappingEndEvent):
+            key_node = self._node(event, depth + 1)
+            key = self._key(key_node, event)
+            value = self._node(self._next(), depth + 1)
             last = value.span
             if key is None:
                 continue
             if key in entries:
                 first = Label(entries[key].key_span, "first set here")
-                again = Label(self._span(event), "and again here")
+                again = Label(key_node.span, "and again here")
                 self.found.append(Diagnostic("E105", f"key `{key}` is set twice", again, (first,)))
-            entries[key] = Entry(key, self._span(event), value)
-        raise AssertionError("the parser closes every mapping")
+            entries[key] = Entry(key, key_node.span, value)
+        return Mapping(entries, self._cover(start, event, last), tag)
 
-    def _sequence(self, start: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Sequence:
+    def _sequence(self, start: NodeEvent, depth: int) -> Sequence:
         items: list[Node] = []
         tag = self._tag(start, "list")
-        for event in events:
-            if isinstance(event, yaml.SequenceEndEvent):
-                return Sequence(tuple(items), self._cover(start, event, items[-1].span if items else None), tag)
-            items.append(self._node(event, events, depth + 1))
-            if items[-1].tag not in (None, TEMPLATE):
-                self._report("E106", f"{items[-1].tag} has no meaning on a list's item; put it on the list", event)
-        raise AssertionError("the parser closes every list")
+        while not isinstance(event := self._next(), SequenceEndEvent):
+            item = self._node(event, depth + 1)
+            items.append(item)
+            if item.tag not in (None, TEMPLATE):
+                self._report("E106", f"{item.tag} has no meaning on a list's item; put it on the list", event)
+        return Sequence(tuple(items), self._cover(start, event, items[-1].span if items else None), tag)
 
-    def _cover(self, start: yaml.Event, end: yaml.Event, last: Span | None) -> Span:
+    def _cover(self, start: Event, end: Event, last: Span | None) -> Span:
         """From `start` to the closing bracket, or in block style, where there is none, to the last child."""
         first = self._span(start)
         final = self._span(end) if last is None or getattr(start, "flow_style", False) else last
         return Span(self.file, first.line, first.column, final.end_line, final.end_column)
 
-    def _key(self, node: Node, event: yaml.Event) -> str | None:
+    def _key(self, node: Node, event: Event | None) -> str | None:
         if node.tag:
             self._report("E106", f"{node.tag} has no meaning on a key; put it behind the colon", event)
         if isinstance(node, Scalar) and isinstance(node.value, str):
-            if node.value == "<<" and isinstance(event, yaml.ScalarEvent) and event.implicit[0]:
+            if node.value == "<<" and isinstance(event, ScalarEvent) and event.implicit[0]:
                 self._report("E106", "merge key `<<`: use `extends` instead", event)
                 return None
             return node.value
         self._report("E106", "a key must be a string; put it in quotes", event)
         return None
 
-    def _scalar(self, event: yaml.ScalarEvent) -> Scalar:
+    def _scalar(self, event: ScalarEvent) -> Scalar:
         span = self._span(event)
-        tag = self._tag(event, "scalar")
-        plain = event.implicit[0] or (event.tag is not None and not event.style)
         # quoted or a block: a string, whatever it looks like
-        value = self._resolve(event.value, span) if plain else event.value
+        is_plain = event.implicit[0] or (event.tag is not None and not event.style)
+        tag = self._tag(event, "scalar")
+        value = self._resolve(event.value, span) if is_plain else event.value
         if tag == UNSET and value is not None:
             self._report("E106", f"{UNSET} stands alone, without a value", event)
         if tag == TEMPLATE:
             return self._template(event, span)
         return Scalar(value, span, tag)
 
-    def _template(self, event: yaml.ScalarEvent, span: Span) -> Scalar:
+    def _template(self, event: ScalarEvent, span: Span) -> Scalar:
         from compiler.source.expression import mistakes  # needs Jinja2, which no file without templates should load
 
         self.templates += 1
         if self.templates > MAX_TEMPLATES:
-            raise self._too_much(f"more than {MAX_TEMPLATES} templates", event)
+            raise self._limit(f"more than {MAX_TEMPLATES} templates", event)
         self.found += [Diagnostic("E209", mistake, Label(span)) for mistake in mistakes(event.value)]
         return Scalar(event.value, span, TEMPLATE)
 
@@ -221,6 +230,8 @@ class _Composer:
             return None
         if text in _BOOL:
             return _BOOL[text]
+        if text[0] not in _FIRST_OF_NUMBER:
+            return text
         if _INT.fullmatch(text):
             return self._int(text.lstrip("+-0"), 10, span) * (-1 if text.startswith("-") else 1)
         if _OCTAL_OR_HEX.fullmatch(text):
@@ -249,11 +260,7 @@ class _Composer:
             self.found.append(Diagnostic("E107", "number is too small for a float: it would be 0", Label(span)))
         return value
 
-    def _refuse_anchors(self, event: yaml.Event) -> None:
-        if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent) and event.anchor is not None:
-            self._report("E106", f"anchor &{event.anchor}: share values through a layer instead", event)
-
-    def _tag(self, event: yaml.Event, kind: Kind) -> str | None:
+    def _tag(self, event: Event, kind: Kind) -> str | None:
         """The event's tag, if it has one that goes with its kind."""
         name: str | None = getattr(event, "tag", None)
         if name is None or (name == "!" and kind == "scalar"):  # `! x` is YAML's way to say "a string"
@@ -268,13 +275,21 @@ class _Composer:
             return None
         return name
 
-    def _too_much(self, problem: str, event: yaml.Event) -> ConfigErrors:
+    def _too_much(self, event: Event, depth: int) -> ConfigErrors:
+        if len(self.found) > MAX_FINDINGS:
+            return ConfigErrors(at_most(self.found, self.file))
+        if depth > MAX_DEPTH:
+            return self._limit(f"nested deeper than {MAX_DEPTH} levels", event)
+        return self._limit(f"more than {MAX_VALUES} keys and values", event)
+
+    def _limit(self, problem: str, event: Event) -> ConfigErrors:
         return ConfigErrors([*self.found, Diagnostic("E102", problem, Label(self._span(event)))])
 
-    def _report(self, code: str, message: str, event: yaml.Event) -> None:
+    def _report(self, code: str, message: str, event: Event | None) -> None:
         self.found.append(Diagnostic(code, message, Label(self._span(event))))
 
-    def _span(self, event: yaml.Event) -> Span:
+    def _span(self, event: Event | None) -> Span:
+        assert event is not None  # the parser closes what it opens
         start, end = event.start_mark, event.end_mark
         assert start is not None and end is not None  # the C parser marks every event
         return Span(self.file, start.line + 1, start.column + 1, end.line + 1, end.column + 1)

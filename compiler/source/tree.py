@@ -3,9 +3,10 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from compiler.diagnostics import Span
+from compiler.kept import Room, once
 from compiler.source.tags import TEMPLATE
 
 ScalarValue: TypeAlias = str | int | float | bool | None
@@ -31,8 +32,7 @@ class Sequence:
     layers: tuple["Node", ...] = field(default=(), compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A key and its value; `key_span` is where the winning definition of the value has its key."""
 
     key: str
@@ -45,7 +45,8 @@ class Mapping:
     """A mapping. After a merge the span is the uppermost layer's and the entries come from all of them.
 
     `dropped` keeps what no longer counts: the node that ended it (an `!unset`, or the new value of a discriminator),
-    with what it ended in its `layers`.
+    with what it ended in its `layers`. `kept`: what
+    was made of it, for a mapping that lies under many models.
     """
 
     entries: dict[str, Entry]
@@ -53,6 +54,11 @@ class Mapping:
     tag: str | None = None
     layers: tuple["Node", ...] = field(default=(), compare=False)
     dropped: dict[str, "Node"] = field(default_factory=dict, compare=False)
+    kept: Room | None = field(default=None, repr=False, compare=False)
+
+    def with_entries(self, entries: dict[str, Entry]) -> "Mapping":
+        """The mapping with other entries, of which nothing has been made."""
+        return Mapping(entries, self.span, self.tag, self.layers, self.dropped)
 
     def get(self, key: str) -> "Node | None":
         """The value at `key`, if there is one."""
@@ -89,14 +95,15 @@ def kind(node: Node) -> str:
 
 
 def plain(node: Node) -> Plain:
-    """The node as dicts, lists and scalars."""
-    match node:
-        case Mapping():
-            return {key: plain(entry.value) for key, entry in node.entries.items()}
-        case Sequence():
-            return [plain(item) for item in node.items]
-        case Scalar():
-            return node.value
+    """The node as dicts, lists and scalars, which nobody changes."""
+    if isinstance(node, Scalar):
+        return node.value
+    return _plain_mapping(node) if isinstance(node, Mapping) else [plain(item) for item in node.items]
+
+
+@once
+def _plain_mapping(node: Mapping) -> Plain:
+    return {key: plain(entry.value) for key, entry in node.entries.items()}
 
 
 def same(one: Node, other: Node) -> bool:
@@ -133,12 +140,16 @@ def keys(node: Node) -> Iterator[str]:
 
 def has_templates(node: Node) -> bool:
     """Whether there is a `!template` in it."""
-    match node:
-        case Mapping():
-            return any(has_templates(entry.value) for entry in node.entries.values())
-        case Sequence():
-            return any(has_templates(item) for item in node.items)
-    return node.tag == TEMPLATE
+    if isinstance(node, Scalar):
+        return node.tag == TEMPLATE
+    if isinstance(node, Mapping):
+        return _mapping_has_templates(node)
+    return any(has_templates(item) for item in node.items)
+
+
+@once
+def _mapping_has_templates(node: Mapping) -> bool:
+    return any(has_templates(entry.value) for entry in node.entries.values())
 
 
 def inline(value: Plain) -> str:

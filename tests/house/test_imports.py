@@ -23,7 +23,7 @@ PACKAGES = {
 
 LAYERS = {
     "compiler": (
-        ("compiler.__init__", "compiler.codes", "compiler.diagnostics", "compiler.exits"),
+        ("compiler.__init__", "compiler.codes", "compiler.diagnostics", "compiler.exits", "compiler.kept"),
         ("compiler.facts",),
         ("compiler.source",),
         ("compiler.layering",),
