@@ -18,7 +18,6 @@ from benchmarks import peers
 from benchmarks.registry import layers, write
 from benchmarks.usage import ROOT, Usage, usage
 from compiler.build.keys import digest
-from compiler.models import canonical
 
 LLM_SERVE = [str(Path(sys.executable).parent / "llm-serve"), "compile"]
 MOST = {"hydra": 100, "omegaconf": 1000}
@@ -64,8 +63,9 @@ def check_ours(root: Path, wanted: dict[str, peers.Tree]) -> None:
     """Our merged configs, by the hashes in the manifest."""
     found = json.loads((root / "generated/manifest.json").read_text())["models"]
     for name, tree in wanted.items():
-        expected = digest(canonical({"enabled": True, **tree} if "enabled" in tree else tree))
-        assert found[name]["effective"] == expected, f"llm-serve: {name}"
+        whole = {"enabled": True, **tree} if "enabled" in tree else tree
+        text = json.dumps(whole, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        assert found[name]["effective"] == digest(text.encode()), f"llm-serve: {name}"
 
 
 def theirs(tool: str, source: Path, wanted: dict[str, peers.Tree]) -> Usage:

@@ -57,6 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         plain = options.verb == "compile" and options.format == "human" and not (options.check or options.watch)
         if plain and _is_current(options.root):
             return OK
+        os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"  # they would have a say in builds, and are slow to find
         from compiler.verbs import run
 
         exit_code = run(options)

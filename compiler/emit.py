@@ -11,16 +11,22 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from compiler.kept import once
-from compiler.lower.serve import Section
+from compiler.check.validate import SHARED
+from compiler.kept import once_in
+from runtime.schema import Schema
 
+_JSON = json.JSONEncoder(ensure_ascii=False)
 _PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./+-]*(:[A-Za-z0-9_./+-]+)*")
 _RESERVED = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
 _PRINTABLE_EXCEPTIONS = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]|[\ud800-\udfff]")
 
 
 def emit(document: dict[str, Any], header: str = "") -> bytes:
-    """`document` as UTF-8 YAML under `header`, whose lines become comments."""
+    """`document` as UTF-8 YAML under `header`, whose lines become comments.
+
+    Sections of specs may stand in it: they are their fields, less those that are None, and free mappings in them are
+    sorted.
+    """
     lines: list[str] = []
     _mapping(document, "", lines)
     return (comment(header) + "\n".join([*lines, *([] if document else ["{}"]), ""])).encode()
@@ -40,48 +46,71 @@ def emit_item(mapping: dict[str, Any]) -> bytes:
 
 def _mapping(mapping: dict[str, Any], indent: str, lines: list[str]) -> None:
     for key, value in mapping.items():
-        if type(value) in _TEXTS:
-            lines.append(f"{indent}{_string(key)}: {_TEXTS[type(value)](value)}")
+        text = _TEXTS.get(type(value))
+        if text:
+            lines.append(f"{indent}{_string(key)}: {text(value)}")
         else:
             _item(f"{indent}{scalar(key)}:", value, indent, lines)
 
 
-@once
-def _section(section: Section, indent: str) -> list[str]:
+@once_in(SHARED)
+def _section(section: Schema, indent: str) -> list[str]:
     lines: list[str] = []
-    _mapping(section, indent, lines)
+    keys = _keys(type(section), indent)
+    for name, value in vars(section).items():
+        text = _TEXTS.get(type(value))
+        if text and value is not None:
+            lines.append(f"{keys[name]} {text(value)}")
+        elif value is not None:
+            _item(keys[name], _in_order(value), indent, lines)
     return lines
+
+
+@lru_cache
+def _keys(schema: type[Schema], indent: str) -> dict[str, str]:
+    """How a line begins for each field."""
+    return {name: f"{indent}{scalar(name)}:" for name in schema.model_fields}
+
+
+def _in_order(value: Any) -> Any:
+    """A section's value, with free mappings sorted."""
+    if isinstance(value, dict):
+        return {key: _in_order(item) for key, item in sorted(value.items())}
+    return [_in_order(item) for item in value] if isinstance(value, list) else value
 
 
 def _sequence(items: list[Any], indent: str, lines: list[str]) -> None:
     for item in items:
-        if isinstance(item, dict) and item:
-            first = len(lines)
-            _mapping(item, f"{indent}  ", lines)
-            lines[first] = f"{indent}- {lines[first].lstrip(' ')}"
+        inner: list[str] = []
+        if isinstance(item, Schema):
+            inner += _section(item, f"{indent}  ")
+        elif isinstance(item, dict):
+            _mapping(item, f"{indent}  ", inner)
+        if inner:
+            lines.append(f"{indent}- {inner[0].lstrip(' ')}")
+            lines += inner[1:]
         else:
             _item(f"{indent}-", item, indent, lines)
 
 
 def _item(prefix: str, value: Any, indent: str, lines: list[str]) -> None:
-    if not value or not isinstance(value, dict | list):
-        lines.append(f"{prefix} {scalar(value)}")
-        return
-    lines.append(prefix)
-    if isinstance(value, Section):
-        lines += _section(value, f"{indent}  ")
+    inner: list[str] = []
+    if isinstance(value, Schema):
+        inner = _section(value, f"{indent}  ")
     elif isinstance(value, dict):
-        _mapping(value, f"{indent}  ", lines)
-    else:
-        _sequence(value, f"{indent}  ", lines)
+        _mapping(value, f"{indent}  ", inner)
+    elif isinstance(value, list):
+        _sequence(value, f"{indent}  ", inner)
+    lines.append(prefix if inner else f"{prefix} {scalar(value)}")
+    lines += inner
 
 
 def scalar(value: Any) -> str:
     """One value on one line."""
     if type(value) in _TEXTS:
         return _TEXTS[type(value)](value)
-    if value in ({}, []):
-        return "{}" if isinstance(value, dict) else "[]"
+    if value in ({}, []) or isinstance(value, Schema):
+        return "[]" if isinstance(value, list) else "{}"
     raise TypeError(f"cannot emit {type(value).__name__}")
 
 
@@ -97,7 +126,7 @@ def _float(value: float) -> str:
 def _string(text: str) -> str:
     if _PLAIN.fullmatch(text) and text.casefold() not in _RESERVED:
         return text
-    quoted = json.dumps(text, ensure_ascii=False)
+    quoted = _JSON.encode(text)
     return _PRINTABLE_EXCEPTIONS.sub(lambda match: f"\\u{ord(match[0]):04x}", quoted)
 
 

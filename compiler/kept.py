@@ -41,7 +41,9 @@ def once(make: Callable[Concatenate[T, P], V]) -> Callable[Concatenate[T, P], V]
     return _once(make, attrgetter("kept"))
 
 
-def once_in(rooms: Rooms) -> Callable[[Callable[[T], V]], Callable[[T], V]]:
+def once_in(
+    rooms: Rooms,
+) -> Callable[[Callable[Concatenate[T, P], V]], Callable[Concatenate[T, P], V]]:
     """As `once`, for things that have their rooms in `rooms`."""
     return lambda make: _once(make, rooms.of)
 

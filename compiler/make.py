@@ -113,7 +113,7 @@ def _make(project: Project, store: Store, listener: Listener, way: Way) -> Made:
             str(root), now, taken, [each.path for each in differences], "" if found else _summary(compilation)
         )
     cache = way.cache
-    if cache and compilation.built:
+    if cache and (compilation.built or compilation.carried):
         _with_cache(listener, lambda: cache.push(store, compilation.sources))
     return Made(compilation, differences, found)
 

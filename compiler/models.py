@@ -1,6 +1,5 @@
 """A model, from its file to its spec, with all that led to it."""
 
-import json
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from compiler.lint.hardware import asks
 from compiler.lint.rules import Subject, dead_overrides, lint, mentions, needs, own_ids
 from compiler.lower.serve import Model
 from compiler.source.project import NAME, REGISTRY
-from compiler.source.tree import Plain, find, plain
+from compiler.source.tree import canonical, find
 from runtime.application import RESERVED_NAMES, ModelSpec
 
 T = TypeVar("T")
@@ -79,8 +78,8 @@ def facts_of(compiled: CompiledModel) -> Facts:
         card={key: text for key, text in card if text is not None},
         id_span=find(own, ("model_config", "model_id"))[1],
         layers=tuple(layer.file for layer in compiled.layers),
-        effective=digest(canonical(plain(tree))),
-        engine=model.spec.model.initialization.engine.name,
+        effective=digest(canonical(tree).encode()),
+        engine=subject.engine.name,
         gpus=model.spec.scaling_config.num_workers * model.spec.scaling_config.num_gpus_per_worker,
         asks=tuple(asks(tree, model.spec)),
         mentions=tuple(mentions(subject)),
@@ -88,14 +87,6 @@ def facts_of(compiled: CompiledModel) -> Facts:
         dead=tuple(at_most(dead_overrides(subject), model.file)),
         needs=needs(subject),
     )
-
-
-_CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-
-
-def canonical(value: Plain) -> bytes:
-    """The same bytes for the same value, whatever the order of its keys."""
-    return _CANONICAL.encode(value).encode()
 
 
 def through(file: str, diagnostic: Diagnostic) -> Diagnostic:

@@ -25,8 +25,8 @@ from compiler.lint.rules import folded_name
 from compiler.models import collect, through
 from compiler.records import dump_found, dump_waivers, load_facts, load_found, load_waivers
 from compiler.source.project import BASE, CLUSTERS, DEFAULTS, REGISTRY, Project
+from compiler.sources import UNREADABLE, Sources
 
-_UNREADABLE = "unreadable"
 _FEW = 8
 """So many files are looked for one by one; more in one go through all models."""
 _MANY = 500
@@ -39,7 +39,7 @@ class Compilation:
 
     `clusters`: the names of the models that each serves. `outputs`: path -> digest of each file that `generated/`
     should hold, the manifest among them; nothing where there are errors. `built`: the models that had to be compiled.
-    `sources`: the hash of all that was compiled.
+    `carried`: those whose files have changed, and say what they said. `sources`: the hash of all that was compiled.
     """
 
     store: Store
@@ -48,6 +48,7 @@ class Compilation:
     found: list[Diagnostic]
     outputs: dict[str, str] = field(default_factory=dict)
     built: list[str] = field(default_factory=list)
+    carried: list[str] = field(default_factory=list)
     sources: str = ""
 
 
@@ -131,13 +132,16 @@ class _Compile:
 
     def run(self) -> Compilation:
         self.layers = Layers(self.project)
-        moved = self._read_sources(self.settings.changed)
-        sources = self._sources() if self.settings.pull else ""
+        sources = Sources(self.project, self.store, self.settings.changed)
+        self.digests, moved = sources.digests, sources.moved
+        state = sources.hash() if self.settings.pull else ""
         if moved and self.settings.pull:
-            self.settings.pull(self.store, sources)
+            self.settings.pull(self.store, state)
         self._check_profiles()
-        affected = self._affected(moved)
-        self._note_sources(moved)
+        same = sources.note()
+        affected = self._affected(moved - same)
+        carried = self._carry_builds(same, set(affected))
+        self.store.note("compiler", keys.compiler_digest())
         rebuilt = self._build_models(affected)
         enabled = self._names("WHERE enabled")
         models = _Models(self.store, self._names(""))
@@ -148,44 +152,15 @@ class _Compile:
             found += _unused(models, enabled, clusters)
         found = list(waive(found, self._waivers()))
         outputs = {} if has_errors(found) else self._outputs()
-        return Compilation(self.store, models, clusters, found, outputs, self.built, sources)
+        return Compilation(self.store, models, clusters, found, outputs, self.built, carried, state)
 
     # What has changed
-
-    def _read_sources(self, changed: Collection[str] | None) -> set[str]:
-        """Every file's digest; the files that are not what the last compile saw."""
-        before = {str(file): str(sha) for file, sha in self.store.rows("SELECT file, digest FROM source")}
-        files = [
-            *(f"{BASE}/{name}.yaml" for name in self.project.profiles),
-            *(f"{REGISTRY}/{name}.yaml" for name in self.project.models),
-            *(f"{CLUSTERS}/{name}.yaml" for name in self.project.clusters),
-        ]
-        for file in files:
-            known = before.get(file, _UNREADABLE) if changed is not None and file not in changed else _UNREADABLE
-            self.digests[file] = self._digest(file) if known == _UNREADABLE else known
-        return {file for file in {*before, *files} if before.get(file) != self.digests.get(file)}
-
-    def _digest(self, file: str) -> str:
-        try:
-            return self.project.digest(file)
-        except ConfigErrors:
-            return _UNREADABLE  # why, is found when it is read for what it says
-
-    def _sources(self) -> str:
-        """The hash of all sources, by which a shared cache knows them."""
-        return keys.key_of(keys.model_inputs((sha, file) for file, sha in sorted(self.digests.items())))
-
-    def _note_sources(self, moved: set[str]) -> None:
-        self.store.write("DELETE FROM source WHERE file = ?", [(file,) for file in moved])
-        there = [(file, self.digests[file]) for file in moved & self.digests.keys()]
-        self.store.write("INSERT INTO source VALUES (?, ?)", there)
-        self.store.note("compiler", keys.compiler_digest())
 
     def _check_profiles(self) -> None:
         """Each profile by itself, used or not."""
         if self.store.state("compiler") != keys.compiler_digest():
             self.store.write("DELETE FROM checked", [()])  # another one may find other things
-        self.store.write("DELETE FROM checked WHERE digest = ?", [(_UNREADABLE,)])
+        self.store.write("DELETE FROM checked WHERE digest = ?", [(UNREADABLE,)])
         known = set(self.store.rows(f"SELECT file, digest FROM checked WHERE file GLOB '{BASE}/*'"))  # noqa: S608
         for name in self.project.profiles:
             file = f"{BASE}/{name}.yaml"
@@ -219,6 +194,21 @@ class _Compile:
             return {str(name) for name, inputs in rows if not files.isdisjoint(str(inputs).split())}
         found = (self.store.rows(f"{query} WHERE instr(inputs, ?)", f" {file}\n") for file in files)
         return {str(name) for rows in found for name, _ in rows}
+
+    def _carry_builds(self, same: set[str], affected: set[str]) -> list[str]:
+        """What was built of files that say what they said is the build of those files now; the models it was."""
+        carried = []
+        rows = self.store.rows("SELECT name, key, inputs FROM model JOIN action USING (key)") if same else []
+        for name, key, lines in rows:
+            files = [line.partition(" ")[2] for line in str(lines).splitlines()]
+            if same.isdisjoint(files) or name in affected:
+                continue
+            inputs = keys.model_inputs((self.digests[file], file) for file in files)
+            now = keys.key_of(inputs)
+            self.store.keep_as(str(key), now, inputs)
+            self.store.write("UPDATE model SET previous = key, key = ? WHERE name = ?", [(now, name)])
+            carried.append(str(name))
+        return carried
 
     # Models
 

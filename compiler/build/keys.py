@@ -13,7 +13,7 @@ _PARTS = (
     "compiler/source", "compiler/layering", "compiler/check", "compiler/lint", "compiler/lower",
     "compiler/build/files.py", "compiler/attempt.py", "compiler/pipeline.py", "compiler/records.py",
     "compiler/emit.py", "compiler/models.py", "compiler/clusters.py", "compiler/facts.py", "compiler/diagnostics.py",
-    "compiler/kept.py",
+    "compiler/kept.py", "compiler/sources.py",
     "runtime/schema", "runtime/application.py", "runtime/engines/spec.py", "runtime/engines/__init__.py",
     "runtime/engines/*/__init__.py",
 )  # fmt: skip

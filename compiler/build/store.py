@@ -154,6 +154,12 @@ class Store:
         """Remember a build."""
         self.write("INSERT OR REPLACE INTO action VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [action])
 
+    def keep_as(self, key: str, other: str, inputs: str) -> None:
+        """Remember that the build of `key` is the one of another key, too, with those inputs."""
+        columns = "compiler, ?, output, entry, model_id, enabled, found, facts"
+        statement = f"INSERT OR IGNORE INTO action SELECT ?, {columns} FROM action WHERE key = ?"  # noqa: S608
+        self.write(statement, [(other, inputs, key)])
+
     def integrity(self) -> list[str]:
         """What SQLite finds wrong with its file, a line each."""
         return [str(row[0]) for row in self.rows("PRAGMA integrity_check") if row[0] != "ok"]

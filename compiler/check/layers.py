@@ -14,7 +14,7 @@ from compiler.layering.layers import EXTENDS, Layer, Orders
 from compiler.layering.merge import WAIVE, Below, Merged, cover, finish, without
 from compiler.source.project import BASE, Project
 from compiler.source.secrets import secrets_in
-from compiler.source.tree import Mapping, has_templates
+from compiler.source.tree import Mapping, has_tags, has_templates
 from runtime.application import ModelSpec
 
 
@@ -116,7 +116,7 @@ class Layers:
         """The layers of a model in one tree, its templates evaluated."""
         below, top = self._below(stack[:-1]), stack[-1]
         merged = finish(below, top, rules(ModelSpec))
-        if not has_templates(top.tree) and (below.tree is None or not has_templates(below.tree)):
+        if not has_tags(top.tree) and (below.tree is None or not has_templates(below.tree)):
             return merged
         from compiler.layering.template import evaluate  # needs Jinja2, which no project without templates should load
 

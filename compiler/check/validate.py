@@ -1,7 +1,8 @@
 """From trees to valid specs: pydantic checks, and every finding gets its place back."""
 
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -11,7 +12,7 @@ from compiler.check.findings import MISSING, findings, tree_path
 from compiler.diagnostics import ConfigErrors, Diagnostic, at_most
 from compiler.kept import Rooms
 from compiler.source import tags
-from compiler.source.tree import Mapping, Node, Scalar, Sequence, find, plain
+from compiler.source.tree import Mapping, Scalar, Sequence, find, has_tags, plain
 from runtime.engines import ENGINES, engine_named
 from runtime.schema import MergeBy, Schema
 
@@ -87,28 +88,38 @@ def shows_in_the_whole(tree: Mapping, schema: type[Schema]) -> bool:
     for lists that merge, nor for a mapping among free keys, of which only a part may be in this layer. A key that the
     schema does not know is not asked about.
     """
-    return _shows(tree, (schema,))
+    return not has_tags(tree) and _shows(tree, (schema,))
 
 
 def _shows(tree: Mapping, models: tuple[type[Schema], ...]) -> bool:
     for key, _, node in tree.entries.values():
-        if node.tag is not None:
-            return False
-        if not isinstance(node, Scalar) and not _replaces(node, key, [each for each in models if key in fields(each)]):
+        if isinstance(node, Scalar):
+            continue
+        place = _place(models, key)
+        if isinstance(node, Sequence):
+            shows = not place.merges
+        elif place.inner:
+            shows = _shows(node, place.inner)
+        else:
+            shows = place.is_known and not any(isinstance(each.value, Mapping) for each in node.entries.values())
+        if not shows:
             return False
     return True
 
 
-def _replaces(node: Node, key: str, owners: list[type[Schema]]) -> bool:
-    if isinstance(node, Sequence):
-        merges = any(marker(fields(owner)[key], MergeBy) for owner in owners)
-        return not merges and all(item.tag is None for item in node.items)
-    if not owners or not isinstance(node, Mapping):
-        return False
-    below = tuple(dict.fromkeys(model for owner in owners for model in within(owner, key)))
-    if below:
-        return _shows(node, below)
-    return not any(isinstance(entry.value, Mapping) or entry.value.tag for entry in node.entries.values())
+class _Place(NamedTuple):
+    """What the schema says of a key in some models: the models in it, and whether lists there merge."""
+
+    is_known: bool
+    inner: tuple[type[Schema], ...]
+    merges: bool
+
+
+@lru_cache
+def _place(models: tuple[type[Schema], ...], key: str) -> _Place:
+    owners = [model for model in models if key in fields(model)]
+    inner = tuple(dict.fromkeys(model for owner in owners for model in within(owner, key)))
+    return _Place(bool(owners), inner, any(marker(fields(owner)[key], MergeBy) for owner in owners))
 
 
 def _errors(tree: Mapping, schema: type[Schema]) -> list[ErrorDetails]:

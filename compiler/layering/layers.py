@@ -48,6 +48,7 @@ class Orders:
     def __init__(self, project: Project) -> None:
         self.project = project
         self.orders: dict[str, list[str]] = {}
+        self._below: dict[tuple[str, ...], list[str]] = {}
 
     def of(self, file: str) -> list[str]:
         """The files of `file`'s stack, the lowest first, `file` itself last.
@@ -69,13 +70,15 @@ class Orders:
             problem = f"a chain of more than {MAX_CHAIN} layers, each extending the next"
             raise ConfigErrors([Diagnostic("E203", problem, Label(path[-1].span))])
         references = self.references(file)
-        parents = []
-        for reference in references:
-            if reference.file in (step.file for step in path):
-                raise ConfigErrors([_circle((*path, reference))])
-            parents.append(self.order((*path, reference)))
-        direct = [reference.file for reference in references]
-        self.orders[file] = [*self._merge(file, [direct, *parents], references), file]
+        direct = tuple(reference.file for reference in references)
+        if direct not in self._below:
+            parents = []
+            for reference in references:
+                if reference.file in (step.file for step in path):
+                    raise ConfigErrors([_circle((*path, reference))])
+                parents.append(self.order((*path, reference)))
+            self._below[direct] = self._merge(file, [list(direct), *parents], references)
+        self.orders[file] = [*self._below[direct], file]
         return self.orders[file]
 
     def references(self, file: str) -> list[_Reference]:

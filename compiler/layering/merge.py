@@ -4,7 +4,7 @@ Mappings merge; scalars and lists replace; tags say the rest. What a layer said 
 value knows where it was set, and over what it won.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Mapping as Dict
 from dataclasses import dataclass, field, replace
 
@@ -20,6 +20,7 @@ from compiler.source.tree import (
     Sequence,
     definitions,
     find,
+    has_tags,
     inline,
     kind,
     plain,
@@ -111,10 +112,9 @@ class _Merger:
 
     def lay(self, lower: Mapping | None, upper: Mapping) -> Mapping:
         merged = self._mapping(lower or _NOTHING, upper, ())
-        tagged: dict[Path, Node] = {}
-        _note_tagged(upper, (), tagged)
-        if not tagged and not self.finals:
+        if not self.finals and not has_tags(upper):
             return merged
+        tagged = dict(_tagged(upper, (tags.FINAL, tags.FORCE)))
         self._hold_finals(merged, {path: node for path, node in tagged.items() if node.tag == tags.FORCE}, upper)
         for path, node in tagged.items():
             value = _at(merged, path)
@@ -274,13 +274,12 @@ def _changes(before: Node | None, after: Node) -> bool:
     return str(before.value).casefold() != str(after.value).casefold()
 
 
-def _note_tagged(node: Node, path: Path, found: dict[Path, Node]) -> None:
-    """Note what is final, or forced over a final value."""
-    if node.tag in (tags.FINAL, tags.FORCE):
-        found[path] = node
+def _tagged(node: Node, wanted: tuple[str, ...], path: Path = ()) -> Iterator[tuple[Path, Node]]:
+    if node.tag in wanted:
+        yield path, node
     if isinstance(node, Mapping):
-        for key, _, value in node.entries.values():
-            _note_tagged(value, (*path, key), found)
+        for key, entry in node.entries.items():
+            yield from _tagged(entry.value, wanted, (*path, key))
 
 
 def _at(tree: Node, path: Path) -> Node | None:

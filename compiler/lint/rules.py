@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from compiler.diagnostics import Diagnostic, Fix, Label, Span
 from compiler.facts import Mention
@@ -14,6 +14,7 @@ from compiler.source.project import REGISTRY
 from compiler.source.tree import Mapping as Tree
 from compiler.source.tree import Node, Sequence, definitions, find, leaves, plain, same
 from runtime.application import ModelSpec
+from runtime.engines.spec import EngineSpec
 
 Path = tuple[str, ...]
 
@@ -26,10 +27,12 @@ _INITIALIZATION: Path = ("model_config", "initialization")
 _INITIALIZER: Path = (*_INITIALIZATION, "initializer")
 _GENERATION: Path = ("model_config", "generation")
 _MODEL_ID: Path = ("model_config", "model_id")
+_BUCKET: Path = (*_INITIALIZATION, "s3_mirror_config", "bucket_uri")
+_PROMPT: Path = (*_GENERATION, "prompt_format")
 _BATCH: Path = (*_GENERATION, "max_batch_size")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Subject:
     """A compiled model."""
 
@@ -43,6 +46,27 @@ class Subject:
         """Where a value was set; the model's first line where no layer sets it."""
         node, _, reached = find(self.merged.tree, path)
         return Label(node.span if reached == path else Span(self.file, 1, 1, 1, 1), text)
+
+    @cached_property
+    def engine(self) -> EngineSpec:
+        """The engine that runs it."""
+        return self.spec.model.initialization.engine
+
+    @cached_property
+    def foreign_texts(self) -> list[tuple[Path, str]]:
+        """The texts that name a model, in lower case and without the model's own names."""
+        mirror = self.spec.model.initialization.s3_mirror_config
+        names = dict.fromkeys(map(folded_name, own_ids(self.spec)))
+        found = []
+        for path, text in (
+            (_BUCKET, mirror and mirror.bucket_uri),
+            (_PROMPT, self.spec.model.generation.prompt_format),
+        ):
+            rest = (text or "").casefold()
+            for name in names:
+                rest = rest.replace(name, "")
+            found.append((path, rest))
+        return found
 
 
 def lint(subject: Subject) -> Iterator[Diagnostic]:
@@ -63,14 +87,14 @@ def dead_overrides(subject: Subject) -> Iterator[Diagnostic]:
 def _dead(own: Tree, below: Tree, merged: Tree, above: Path = ()) -> Iterator[tuple[Path, Node, Node]]:
     """The values of `own` that are the same below, and those. What a tag does, a comparison does not show."""
     for key, _, node in own.entries.values():
-        lower, value, path = below.get(key), merged.get(key), (*above, key)
-        if lower is None or value is None or node.tag or path == (ENABLED,):
+        if key not in below.entries or key not in merged.entries or node.tag or (not above and key == ENABLED):
             continue
+        lower, value = below.entries[key].value, merged.entries[key].value
         if not isinstance(node, Tree) or not node.entries:
             if same(value, lower):
-                yield path, node, lower
+                yield (*above, key), node, lower
         elif isinstance(lower, Tree) and isinstance(value, Tree):
-            yield from _dead(node, lower, value, path)
+            yield from _dead(node, lower, value, (*above, key))
 
 
 def needs(subject: Subject) -> dict[str, tuple[Path, ...]]:
@@ -94,7 +118,7 @@ def _wins(file: str, path: Path, tree: Tree) -> bool:
 
 def mentions(subject: Subject) -> Iterator[Mention]:
     """Where the name of another model may stand, which a new `model_id` has left behind (W202)."""
-    for path, rest in _foreign_texts(subject):
+    for path, rest in subject.foreign_texts:
         if words := _words(rest):
             yield Mention(words, path[-1], subject.label(path), subject.label(_MODEL_ID, "this model"))
 
@@ -108,26 +132,11 @@ def _words(text: str) -> tuple[str, ...]:
 
 def other_models_name(subject: Subject) -> Iterator[Diagnostic]:
     """W202: weights of another model, by the folder of a mirror, or what was set for another `model_id`."""
-    for path, rest in _foreign_texts(subject):
+    for path, rest in subject.foreign_texts:
         if folder := _SNAPSHOT.search(rest):
             yield _names(subject, path, f"names {folder[0].removeprefix('models--').replace('--', '/')}")
     if len(definitions(find(subject.merged.tree, _MODEL_ID)[0])) > 1:
         yield from _left_behind(subject)
-
-
-def _foreign_texts(subject: Subject) -> Iterator[tuple[Path, str]]:
-    """The texts that name a model, in lower case and without the model's own names."""
-    initialization = subject.spec.model.initialization
-    mirror = initialization.s3_mirror_config
-    texts = {
-        (*_INITIALIZATION, "s3_mirror_config", "bucket_uri"): (mirror and mirror.bucket_uri) or "",
-        (*_GENERATION, "prompt_format"): subject.spec.model.generation.prompt_format or "",
-    }
-    for path, text in texts.items():
-        rest = text.casefold()
-        for model_id in own_ids(subject.spec):
-            rest = rest.replace(folded_name(model_id), "")
-        yield path, rest
 
 
 def own_ids(spec: ModelSpec) -> tuple[str, ...]:
@@ -187,7 +196,7 @@ def starts_what_scales_to_zero(subject: Subject) -> Iterator[Diagnostic]:
 
 def workers_and_gpus(subject: Subject) -> Iterator[Diagnostic]:
     """W205: more workers, or more GPUs for one of them, than the engine can use."""
-    engine, scaling = subject.spec.model.initialization.engine, subject.spec.scaling_config
+    engine, scaling = subject.engine, subject.spec.scaling_config
     workers = ("scaling_config", "num_workers")
     gpus = ("scaling_config", "num_gpus_per_worker")
     if engine.parallel == "workers" and scaling.num_gpus_per_worker > 1:
@@ -240,7 +249,7 @@ def unpinned_remote_code(subject: Subject) -> Iterator[Diagnostic]:
 
 def ignored_placement(subject: Subject) -> Iterator[Diagnostic]:
     """W211: how workers are placed, for an engine that has none."""
-    engine = subject.spec.model.initialization.engine
+    engine = subject.engine
     for key in ("placement_strategy", "pg_timeout_s") if engine.runs_in == "replica" else ():
         node, _, reached = find(subject.merged.tree, ("scaling_config", key))
         if len(reached) == 2:

@@ -11,7 +11,8 @@ from typing import Any
 from compiler.check.cluster import ClusterSpec, HttpOptions
 from compiler.check.validate import SHARED
 from compiler.facts import Facts
-from compiler.kept import Room, once_in
+from compiler.kept import once_in
+from compiler.source.tree import in_order
 from runtime.application import (
     GatewayModel,
     GatewaySettings,
@@ -21,7 +22,7 @@ from runtime.application import (
     ModelSpec,
 )
 from runtime.schema import Schema
-from runtime.schema.deployment import RuntimeEnv
+from runtime.schema.deployment import RayActorOptions, RuntimeEnv
 
 MODEL_IMPORT_PATH = "runtime.serve:model"
 GATEWAY_IMPORT_PATH = "runtime.serve:gateway"
@@ -35,16 +36,7 @@ GATEWAY_MAX_ONGOING = 1024
 """Requests that one gateway replica forwards at a time; each costs it one connection."""
 
 Document = dict[str, Any]
-
-
-class Section(dict[str, Any]):
-    """A section of a document, which nobody changes. `kept`: a room, if many documents have it."""
-
-    __slots__ = ("kept",)
-
-    def __init__(self, items: Iterable[tuple[str, Any]], kept: Room | None) -> None:
-        super().__init__(items)
-        self.kept = kept
+"""Plain data, in the order in which it is written, and sections of specs as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +55,7 @@ def route_prefix(name: str) -> str:
 
 def head(http: HttpOptions) -> Document:
     """A Serve config up to its applications."""
-    return {"proxy_location": "EveryNode", "http_options": _dump(http)}
+    return {"proxy_location": "EveryNode", "http_options": http}
 
 
 def model_application(model: Model) -> Document:
@@ -87,7 +79,7 @@ def model_application(model: Model) -> Document:
     }
     if runtime_env is not None:
         application["runtime_env"] = _environment(runtime_env)
-    return {**application, "args": _dump(arguments), "deployments": [_model_deployment(spec)]}
+    return {**application, "args": arguments, "deployments": [_model_deployment(spec)]}
 
 
 def _model_deployment(spec: ModelSpec) -> Document:
@@ -103,7 +95,7 @@ def _model_deployment(spec: ModelSpec) -> Document:
     scaling = (
         {"num_replicas": config.num_replicas}
         if config.autoscaling_config is None
-        else {"autoscaling_config": _dump(config.autoscaling_config)}
+        else {"autoscaling_config": config.autoscaling_config}
     )
     return {
         "name": "Model",
@@ -116,23 +108,25 @@ def _model_deployment(spec: ModelSpec) -> Document:
         "health_check_period_s": config.health_check_period_s,
         "health_check_timeout_s": config.health_check_timeout_s,
         "ray_actor_options": _actor_options(spec),
-        "user_config": _dump(settings),
+        "user_config": settings,
     }
 
 
-def _actor_options(spec: ModelSpec) -> Document:
+def _actor_options(spec: ModelSpec) -> Document | RayActorOptions:
     """Where the replica runs. An engine that computes in it gives it the worker's resources.
 
     One that has workers makes a placement group for them when it starts: a bundle each, as `scaling_config` says.
     """
     options = spec.deployment_config.ray_actor_options
     scaling = spec.scaling_config
-    actor: Document = {**_dump(options)}
-    if spec.model.initialization.engine.runs_in == "replica":
-        actor["num_cpus"] = options.num_cpus + scaling.num_cpus_per_worker
-        actor["num_gpus"] = scaling.num_gpus_per_worker
-        actor["resources"] = dict(scaling.resources_per_worker)
-    return actor
+    if spec.model.initialization.engine.runs_in != "replica":
+        return options
+    return {
+        **_fields(options),
+        "num_cpus": options.num_cpus + scaling.num_cpus_per_worker,
+        "resources": scaling.resources_per_worker,
+        "num_gpus": scaling.num_gpus_per_worker,
+    }
 
 
 def gateway_application(cluster: ClusterSpec, models: Iterable[Facts]) -> Document:
@@ -154,7 +148,7 @@ def gateway_application(cluster: ClusterSpec, models: Iterable[Facts]) -> Docume
         "max_queued_requests": GATEWAY_MAX_ONGOING,
         "backpressure_config": {"status_code": 429, "retry_after_s": 1.0},
         "ray_actor_options": {"num_cpus": 0.0},
-        "user_config": _dump(settings),
+        "user_config": settings,
     }
     return {
         "name": GATEWAY,
@@ -171,26 +165,11 @@ def _upstream(http: HttpOptions) -> str:
     return f"http://[{host}]:{http.port}" if ":" in host else f"http://{host}:{http.port}"
 
 
-_SCALARS = (str, float, int)
-
-
-def _dump(value: Any) -> Any:
-    """Plain data: declared fields in the schema's order without those left out, free mappings sorted."""
-    if isinstance(value, _SCALARS):
-        return value
-    if isinstance(value, Schema):
-        return _section(value)
-    if isinstance(value, dict):
-        return {key: _dump(item) for key, item in sorted(value.items())}
-    return [_dump(item) for item in value] if isinstance(value, list) else value
-
-
 @once_in(SHARED)
-def _section(section: Schema) -> Section:
-    items = ((name, _dump(value)) for name, value in vars(section).items() if value is not None)
-    return Section(items, SHARED.of(section))
+def _environment(runtime_env: RuntimeEnv) -> Document:
+    return {key: in_order(value) for key, value in sorted(runtime_env.declared().items())}
 
 
-@once_in(SHARED)
-def _environment(runtime_env: RuntimeEnv) -> Section:
-    return Section(_dump(runtime_env.declared()).items(), SHARED.of(runtime_env))
+def _fields(section: Schema) -> Document:
+    """What a section says, to be said elsewhere with something added."""
+    return {name: value for name, value in vars(section).items() if value is not None}

@@ -105,7 +105,10 @@ class Project:
             if not (os.path.isfile(path) or Path(path).is_file()):  # noqa: PTH113
                 raise ConfigErrors([_unreadable(file, "not a regular file")])
             with open(path, "rb", buffering=0) as stream:  # noqa: PTH123
-                self._bytes[file] = stream.read(MAX_BYTES + 1)
+                size = os.fstat(
+                    stream.fileno()
+                ).st_size  # room for the largest file takes as long to get as all the rest
+                self._bytes[file] = stream.read(min(size, MAX_BYTES) + 1)
         except OSError as error:
             raise ConfigErrors([_unreadable(file, error.strerror or str(error))]) from error
         return self._bytes[file]

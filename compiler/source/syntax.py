@@ -18,6 +18,7 @@ from yaml.events import (
     NodeEvent,
     ScalarEvent,
     SequenceEndEvent,
+    SequenceStartEvent,
 )
 from yaml.reader import ReaderError
 
@@ -157,29 +158,32 @@ class _Composer:
             self._report("E106", f"anchor &{event.anchor}: share values through a layer instead", event)
         if isinstance(event, ScalarEvent):
             return self._scalar(event)
-        return self._mapping(event, depth) if isinstance(event, MappingStartEvent) else self._sequence(event, depth)
+        if isinstance(event, MappingStartEvent):
+            return self._mapping(event, depth)
+        assert isinstance(event, SequenceStartEvent)
+        return self._sequence(event, depth)
 
-    def _mapping(self, start: NodeEvent, depth: int) -> Mapping:
+    def _mapping(self, start: MappingStartEvent, depth: int) -> Mapping:
         entries: dict[str, Entry] = {}
         last: Span | None = None
-        tag = self._tag(start, "mapping")
+        tag = self._tag(start, "mapping") if start.tag is not None else None
         while not isinstance(event := self._next(), MappingEndEvent):
-            key_node = self._node(event, depth + 1)
-            key = self._key(key_node, event)
+            named = self._node(event, depth + 1)
+            key = self._key(named, event)
             value = self._node(self._next(), depth + 1)
             last = value.span
             if key is None:
                 continue
             if key in entries:
                 first = Label(entries[key].key_span, "first set here")
-                again = Label(key_node.span, "and again here")
+                again = Label(named.span, "and again here")
                 self.found.append(Diagnostic("E105", f"key `{key}` is set twice", again, (first,)))
-            entries[key] = Entry(key, key_node.span, value)
+            entries[key] = Entry(key, named.span, value)
         return Mapping(entries, self._cover(start, event, last), tag)
 
-    def _sequence(self, start: NodeEvent, depth: int) -> Sequence:
+    def _sequence(self, start: SequenceStartEvent, depth: int) -> Sequence:
         items: list[Node] = []
-        tag = self._tag(start, "list")
+        tag = self._tag(start, "list") if start.tag is not None else None
         while not isinstance(event := self._next(), SequenceEndEvent):
             item = self._node(event, depth + 1)
             items.append(item)
@@ -187,11 +191,12 @@ class _Composer:
                 self._report("E106", f"{item.tag} has no meaning on a list's item; put it on the list", event)
         return Sequence(tuple(items), self._cover(start, event, items[-1].span if items else None), tag)
 
-    def _cover(self, start: Event, end: Event, last: Span | None) -> Span:
+    def _cover(self, start: MappingStartEvent | SequenceStartEvent, end: Event, last: Span | None) -> Span:
         """From `start` to the closing bracket, or in block style, where there is none, to the last child."""
-        first = self._span(start)
-        final = self._span(end) if last is None or getattr(start, "flow_style", False) else last
-        return Span(self.file, first.line, first.column, final.end_line, final.end_column)
+        final = self._span(end) if last is None or start.flow_style else last
+        begin = start.start_mark
+        assert begin is not None
+        return Span(self.file, begin.line + 1, begin.column + 1, final.end_line, final.end_column)
 
     def _key(self, node: Node, event: Event | None) -> str | None:
         if node.tag:
@@ -208,7 +213,7 @@ class _Composer:
         span = self._span(event)
         # quoted or a block: a string, whatever it looks like
         is_plain = event.implicit[0] or (event.tag is not None and not event.style)
-        tag = self._tag(event, "scalar")
+        tag = self._tag(event, "scalar") if event.tag is not None else None
         value = self._resolve(event.value, span) if is_plain else event.value
         if tag == UNSET and value is not None:
             self._report("E106", f"{UNSET} stands alone, without a value", event)
@@ -260,10 +265,10 @@ class _Composer:
             self.found.append(Diagnostic("E107", "number is too small for a float: it would be 0", Label(span)))
         return value
 
-    def _tag(self, event: Event, kind: Kind) -> str | None:
-        """The event's tag, if it has one that goes with its kind."""
-        name: str | None = getattr(event, "tag", None)
-        if name is None or (name == "!" and kind == "scalar"):  # `! x` is YAML's way to say "a string"
+    def _tag(self, event: ScalarEvent | MappingStartEvent | SequenceStartEvent, kind: Kind) -> str | None:
+        """The event's tag, if it is one that goes with its kind."""
+        name = str(event.tag)
+        if name == "!" and kind == "scalar":  # `! x` is YAML's way to say "a string"
             return None
         if name not in TAGS:
             hint = f"did you mean `{guess}`?" if (guess := did_you_mean(name, TAGS)) else f"there are {', '.join(TAGS)}"

@@ -1,9 +1,10 @@
 """The located tree: immutable YAML nodes that know where they were written, and what lies under them."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from json.encoder import encode_basestring
+from typing import Any, NamedTuple, TypeAlias
 
 from compiler.diagnostics import Span
 from compiler.kept import Room, once
@@ -103,7 +104,14 @@ def plain(node: Node) -> Plain:
 
 @once
 def _plain_mapping(node: Mapping) -> Plain:
-    return {key: plain(entry.value) for key, entry in node.entries.items()}
+    return {key: node.value if isinstance(node, Scalar) else plain(node) for key, _, node in node.entries.values()}
+
+
+def in_order(value: Plain) -> Plain:
+    """The same with the keys of every mapping sorted."""
+    if isinstance(value, dict):
+        return {key: in_order(item) for key, item in sorted(value.items())}
+    return [in_order(item) for item in value] if isinstance(value, list) else value
 
 
 def same(one: Node, other: Node) -> bool:
@@ -131,11 +139,24 @@ def leaves(node: Node, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
         yield path, node
 
 
-def keys(node: Node) -> Iterator[str]:
-    """Every key of every mapping in it."""
-    for entry in node.entries.values() if isinstance(node, Mapping) else ():
-        yield entry.key
-        yield from keys(entry.value)
+def keys(node: Mapping) -> set[str]:
+    """Every key of every mapping in it, but for those in lists."""
+    found = set(node.entries)
+    for _, _, value in node.entries.values():
+        if isinstance(value, Mapping):
+            found |= keys(value)
+    return found
+
+
+def has_tags(node: Node) -> bool:
+    """Whether there is a tag in it."""
+    if isinstance(node, Mapping):
+        for _, _, value in node.entries.values():
+            if value.tag is not None or (not isinstance(value, Scalar) and has_tags(value)):
+                return True
+    elif isinstance(node, Sequence):
+        return any(item.tag is not None or has_tags(item) for item in node.items)
+    return node.tag is not None
 
 
 def has_templates(node: Node) -> bool:
@@ -155,6 +176,29 @@ def _mapping_has_templates(node: Mapping) -> bool:
 def inline(value: Plain) -> str:
     """A value in a message, as YAML has it."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def canonical(node: Node) -> str:
+    """The node as JSON: the same text for the same value, whatever the order of its keys."""
+    if isinstance(node, Scalar):
+        return _JSON[type(node.value)](node.value)
+    return _canonical_mapping(node) if isinstance(node, Mapping) else f"[{','.join(map(canonical, node.items))}]"
+
+
+@once
+def _canonical_mapping(node: Mapping) -> str:
+    values = ((key, node.entries[key].value) for key in sorted(node.entries))
+    return "{" + ",".join([f"{encode_basestring(key)}:{canonical(value)}" for key, value in values]) + "}"
+
+
+_JSON: dict[type, Callable[[Any], str]] = {
+    str: encode_basestring,
+    int: int.__repr__,
+    float: float.__repr__,
+    bool: lambda value: "true" if value else "false",
+    type(None): lambda _: "null",
+}
+"""How JSON has values of each type."""
 
 
 def find(node: Node, path: tuple[str | int, ...]) -> tuple[Node, Span, tuple[str | int, ...]]:

@@ -102,7 +102,11 @@ def change(random_: random.Random, root: Path, files: Files) -> None:
     for name in random_.sample(sorted({*files, *other}), min(3, len({*files, *other}))):
         match random_.randrange(4):
             case 0 if name in files:
-                files[name] += "# a remark\n"
+                first, _, rest = files[name].partition("\n")
+                remark = "# a remark"
+                files[name] = random_.choice(
+                    [f"{first}\n{rest}{remark}\n", f"{first}  {remark}\n{rest}", f"{remark}\n{first}\n{rest}"]
+                )
             case 1 if name in other:
                 files[name] = other[name]
             case 2 if name in files and name != "base/defaults.yaml":
@@ -193,6 +197,30 @@ def test_an_edit_without_effect_writes_nothing(registry: Path, old: str, new: st
     edit(registry, "base/engines/vllm.yaml", old, new)
     assert build(registry).differences == []
     assert {path: path.stat().st_mtime_ns for path in (registry / "generated").rglob("*")} == times
+
+
+def test_a_profile_that_says_the_same_in_the_same_places_builds_nothing(registry: Path) -> None:
+    edit(registry, "base/defaults.yaml", "max_new_tokens: 512", "max_new_tokens: 512  # enough")
+    made = build(registry)
+    assert (made.compilation.built, made.differences, len(made.compilation.carried)) == ([], [], 22)
+    edit(registry, "base/defaults.yaml", "max_new_tokens: 512", "max_new_tokens: 513")
+    assert len(build(registry).compilation.built) == 22
+    edit(registry, "base/defaults.yaml", "max_new_tokens: 513", "max_new_tokens: 512")
+    made = build(registry)
+    assert (made.compilation.built, made.compilation.carried) == ([], []), "known since the comment came"
+    assert generated(registry) == generated(REPO)
+
+
+def test_a_finding_moves_with_the_line_of_a_profile_that_it_shows(tmp_path: Path) -> None:
+    files = {
+        "base/defaults.yaml": "model_config: {initialization: {initializer: {type: vLLM}}, max_input_words: 1}\n",
+        "registry/a.yaml": "model_config: {model_id: acme/a, max_input_words: 1}\n",
+    }
+    write(tmp_path, files)
+    for remarks in range(3):
+        write(tmp_path, {"base/defaults.yaml": "# a remark\n" * remarks + files["base/defaults.yaml"]})
+        (found,) = (each for each in build(tmp_path).found if each.code == "W201")
+        assert found.secondary[0].span.line == 1 + remarks
 
 
 def test_only_what_an_edit_concerns_is_built(registry: Path) -> None:

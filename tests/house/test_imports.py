@@ -35,6 +35,7 @@ LAYERS = {
         ("compiler.models",),
         ("compiler.clusters",),
         ("compiler.records",),
+        ("compiler.sources",),
         ("compiler.attempt",),
         ("compiler.pipeline",),
         ("compiler.reference",),

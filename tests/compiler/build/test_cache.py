@@ -79,6 +79,15 @@ def test_a_fresh_checkout_builds_nothing(address: str, tmp_path: Path, capsys: p
     assert generated(first) == generated(second) == generated(REPO)
 
 
+def test_a_comment_that_builds_nothing_is_in_the_cache_too(address: str, tmp_path: Path, capsys) -> None:
+    first, second = checkout(tmp_path / "first"), checkout(tmp_path / "second")
+    run(first, address, capsys)
+    for root in (first, second):
+        edit(root, "base/defaults.yaml", "max_new_tokens: 512", "max_new_tokens: 512  # enough")
+    assert "nothing to build" in run(first, address, capsys)
+    assert "nothing to build; wrote 25 files" in run(second, address, capsys)
+
+
 def test_another_branch_builds_only_what_is_other(
     address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -117,7 +117,7 @@ def test_a_replica_has_what_its_engine_computes_with(engine: str) -> None:
         }
     )
     application = model_application(Model("a--b", "registry/a--b.yaml", spec))
-    actor = application["deployments"][0]["ray_actor_options"]
+    actor = dict(application["deployments"][0]["ray_actor_options"])
     found = actor["num_cpus"], actor.get("num_gpus", 0), actor["resources"]
     assert found == ((5, 4, {"g5": 0.5}) if in_replica else (2, 0, {"m5": 0.01}))
-    assert application["args"]["scaling_config"]["resources_per_worker"] == {"g5": 0.5}
+    assert application["args"].scaling_config.resources_per_worker == {"g5": 0.5}
