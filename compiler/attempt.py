@@ -1,8 +1,8 @@
 """One model's build, by itself: in this process, or in several at once."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from compiler.build import keys
 from compiler.build.files import model_file
@@ -19,8 +19,7 @@ _CHUNK = 50
 """Models that a process is given at a time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """What came of it.
 
     `found` and `waivers`: of the model's own file. `key`: empty where the model has errors; they are `errors`, or

@@ -4,9 +4,9 @@ import re
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping
 from collections.abc import Sequence as List
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
+from typing import NamedTuple
 
 from compiler.build.files import DEFAULT_CLUSTER
 from compiler.check.cluster import ClusterSpec
@@ -42,8 +42,7 @@ _OF_A_FILE = (EXTENDS, ENABLED, WAIVE)
 _Chosen = list[tuple[Facts, Span]]
 
 
-@dataclass(frozen=True, slots=True)
-class Cluster:
+class Cluster(NamedTuple):
     """A cluster and the models that it serves, by name.
 
     `laid`: those on which its overlay lies. `file` is None for a default cluster that nobody has written.

@@ -3,13 +3,12 @@
 Small and plain, so that it can be kept in the store: a model that has not changed is judged by its facts alone.
 """
 
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from compiler.diagnostics import Diagnostic, Label, Span
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """A custom resource that the model asks a node for: that of its workers, or that of its replica."""
 
     of_worker: bool
@@ -17,8 +16,7 @@ class Ask:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Mention:
+class Mention(NamedTuple):
     """A text in which the name of another model may stand. `words`: what is left of it without the model's own."""
 
     words: tuple[str, ...]
@@ -27,8 +25,7 @@ class Mention:
     model_id_place: Label
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):
     """See above.
 
     `found`: what is found in the model by itself. `dead`: its overrides that say what they inherit. `needs`: for each
@@ -46,8 +43,8 @@ class Facts:
     effective: str
     engine: str
     gpus: float
-    asks: tuple[Ask, ...] = ()
-    mentions: tuple[Mention, ...] = ()
-    found: tuple[Diagnostic, ...] = ()
-    dead: tuple[Diagnostic, ...] = ()
-    needs: dict[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
+    asks: tuple[Ask, ...]
+    mentions: tuple[Mention, ...]
+    found: tuple[Diagnostic, ...]
+    dead: tuple[Diagnostic, ...]
+    needs: dict[str, tuple[tuple[str, ...], ...]]

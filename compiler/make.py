@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from compiler.build import generations, publish, snapshot
 from compiler.build.cache import Cache, SpoiltError
@@ -22,8 +22,7 @@ from compiler.source.project import Project
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(NamedTuple):
     """What was done."""
 
     compilation: Compilation

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import replace
+from typing import NamedTuple, TypeVar
 
 from compiler.build.keys import digest
 from compiler.check.layers import Layers, without_known
@@ -23,8 +23,7 @@ from runtime.application import RESERVED_NAMES, ModelSpec
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class CompiledModel:
+class CompiledModel(NamedTuple):
     """A model with all that led to it; disabled ones too."""
 
     model: Model

@@ -192,8 +192,9 @@ class _Compile:
         if len(files) > _FEW:
             rows = self.store.rows(query)
             return {str(name) for name, inputs in rows if not files.isdisjoint(str(inputs).split())}
-        found = (self.store.rows(f"{query} WHERE instr(inputs, ?)", f" {file}\n") for file in files)
-        return {str(name) for rows in found for name, _ in rows}
+        anywhere = " OR ".join("instr(inputs, ?)" for _ in files)
+        rows = self.store.rows(f"{query} WHERE {anywhere}", *(f" {file}\n" for file in files)) if files else []
+        return {str(name) for name, _ in rows}
 
     def _carry_builds(self, same: set[str], affected: set[str]) -> list[str]:
         """What was built of files that say what they said is the build of those files now; the models it was."""

@@ -22,10 +22,8 @@ def load_found(text: str) -> list[Diagnostic]:
 def dump_facts(facts: Facts) -> str:
     """The facts of a model."""
     row = [getattr(facts, name) for name in _PLAIN_FACTS]
-    asks = [(each.of_worker, each.name, each.span) for each in facts.asks]
-    mentions = [(each.words, each.key, each.place, each.model_id_place) for each in facts.mentions]
     found, dead = ([_diagnostic(each) for each in group] for group in (facts.found, facts.dead))
-    return _dump([*row, facts.id_span, asks, mentions, found, dead, facts.needs])
+    return _dump([*row, facts.id_span, facts.asks, facts.mentions, found, dead, facts.needs])
 
 
 def load_facts(text: str) -> Facts:

@@ -1,6 +1,6 @@
 """Every state of `generated/` that was published, by number; and what may be thrown away."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from compiler.build.manifest import outputs_in
 from compiler.build.places import MANIFEST
@@ -9,8 +9,7 @@ from compiler.build.store import DamagedError, Store
 _CURRENT = "generation"
 
 
-@dataclass(frozen=True, slots=True)
-class Generation:
+class Generation(NamedTuple):
     """A published state. `manifest`: the blob that lists all its files; `created`: UTC, for people."""
 
     number: int
@@ -63,8 +62,7 @@ def outputs_of(store: Store, generation: Generation) -> dict[str, str]:
     return {**outputs_in(store.blob(generation.manifest)), MANIFEST: generation.manifest}
 
 
-@dataclass(frozen=True, slots=True)
-class Garbage:
+class Garbage(NamedTuple):
     """What nothing needs. `size`: bytes of the blobs."""
 
     generations: list[int]

@@ -2,8 +2,8 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from compiler.build.disk import explained
 from compiler.build.files import MARK
@@ -20,8 +20,7 @@ _MANY = 32
 """From so many files on, one `sync` of the whole file system is cheaper than one for each file."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """A file that holds `old` and should hold `new`; None: there is no such file, or there should be none."""
 
     path: str
@@ -29,8 +28,7 @@ class Change:
     new: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(NamedTuple):
     """As `Change`, by digests."""
 
     path: str
@@ -93,10 +91,11 @@ def publish(root: Path, changes: Iterable[Change]) -> None:
     while nothing has changed.
     """
     staged: dict[str, str | None] = {}
+    folders: set[str] = set()
     try:
         for change in changes:
             with explained(change.path):
-                staged[change.path] = None if change.new is None else _stage(root, change.path, change.new)
+                staged[change.path] = None if change.new is None else _stage(root, change.path, change.new, folders)
         with explained(GENERATED):
             _settle([temporary for temporary in staged.values() if temporary])
         total = len(staged)
@@ -141,12 +140,14 @@ def read(root: Path, path: str) -> bytes | None:
             return stream.read()
 
 
-def _stage(root: Path, path: str, data: bytes) -> str:
-    """A temporary file with `data` beside `path`; its name."""
+def _stage(root: Path, path: str, data: bytes, folders: set[str]) -> str:
+    """A temporary file with `data` beside `path`; its name. `folders`: those that are known to be there."""
     folder, _, name = f"{root}/{path}".rpartition("/")
-    _refuse_links(root, path)
-    if not os.path.isdir(folder):  # noqa: PTH112
-        Path(folder).mkdir(parents=True)
+    if folder not in folders:
+        _refuse_links(root, path)
+        if not os.path.isdir(folder):  # noqa: PTH112
+            Path(folder).mkdir(parents=True)
+        folders.add(folder)
     temporary = f"{folder}/{temporary_name(name)}"
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:

@@ -1,13 +1,12 @@
 """The arguments of libraries that config files pass on, from `arguments.json` beside this file."""
 
 import json
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class ArgumentTable:
+class ArgumentTable(NamedTuple):
     """What one callable of a library takes."""
 
     library: str

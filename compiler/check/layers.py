@@ -1,7 +1,7 @@
 """Every file as a layer: read, with today's names, and checked by itself, once."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from compiler.check.fields import rules
@@ -121,7 +121,7 @@ class Layers:
         from compiler.layering.template import evaluate  # needs Jinja2, which no project without templates should load
 
         tree, found = evaluate(merged.tree)
-        return replace(merged, tree=tree, found=(*merged.found, *found))
+        return merged._replace(tree=tree, found=(*merged.found, *found))
 
     def _below(self, stack: list[Layer]) -> Below:
         """The layers in one tree; profiles, which lie under many models, are merged once."""

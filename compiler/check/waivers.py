@@ -1,7 +1,7 @@
 """`waive`: findings that a file says are meant to be so."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from compiler.codes import CODES, WAIVABLE
 from compiler.diagnostics import Diagnostic, Label, Span, at_most, did_you_mean
@@ -9,8 +9,7 @@ from compiler.layering.merge import WAIVE
 from compiler.source.tree import Mapping, Scalar, kind
 
 
-@dataclass(frozen=True, slots=True)
-class Waivers:
+class Waivers(NamedTuple):
     """What one file waives: code -> where it says so."""
 
     file: str

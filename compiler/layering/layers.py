@@ -5,7 +5,7 @@ bottom to top: a later entry lies on an earlier one, and the file itself lies on
 """
 
 from collections.abc import Sequence as List
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span, at_most, did_you_mean
 from compiler.source.project import BASE, DEFAULTS, Project
@@ -16,16 +16,14 @@ MAX_CHAIN = 256
 """Longest chain of `extends`; the longest seen in use has 5, and Python's stack takes some 900."""
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(NamedTuple):
     """One file of a stack."""
 
     file: str
     tree: Mapping
 
 
-@dataclass(frozen=True, slots=True)
-class _Reference:
+class _Reference(NamedTuple):
     """A name in an `extends`, and the file it means."""
 
     file: str

@@ -7,6 +7,7 @@ value knows where it was set, and over what it won.
 from collections.abc import Callable, Iterator
 from collections.abc import Mapping as Dict
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from compiler.diagnostics import Diagnostic, Label, Span
 from compiler.layering.layers import EXTENDS, Layer
@@ -49,8 +50,7 @@ class Rules:
     identities: Dict[Path, Callable[[Plain], str]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Merged:
+class Merged(NamedTuple):
     """All layers in one tree. `below`: all but the last. `found`: every place where layers do not fit together."""
 
     tree: Mapping

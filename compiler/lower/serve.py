@@ -5,8 +5,7 @@ application for the first and reconfigures it for the second.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from compiler.check.cluster import ClusterSpec, HttpOptions
 from compiler.check.validate import SHARED
@@ -39,8 +38,7 @@ Document = dict[str, Any]
 """Plain data, in the order in which it is written, and sections of specs as they are."""
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
+class Model(NamedTuple):
     """A checked model and the file that declares it."""
 
     name: str

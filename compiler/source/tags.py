@@ -1,7 +1,6 @@
 """The tags that a value may carry, and what each says. One table: parser, merge, editor and docs derive from it."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Kind = Literal["mapping", "list", "scalar"]
 
@@ -11,8 +10,7 @@ EDITS = (APPEND, PREPEND, REMOVE)
 FINAL, FORCE, TEMPLATE = "!final", "!force", "!template"
 
 
-@dataclass(frozen=True, slots=True)
-class Tag:
+class Tag(NamedTuple):
     """A tag's name, the kinds of value that it goes with, and its meaning in a sentence."""
 
     name: str
