@@ -13,6 +13,7 @@ from typing import Any
 
 from compiler.check.validate import SHARED
 from compiler.kept import once_in
+from compiler.source.tree import in_order
 from runtime.schema import Schema
 
 _JSON = json.JSONEncoder(ensure_ascii=False)
@@ -62,7 +63,7 @@ def _section(section: Schema, indent: str) -> list[str]:
         if text and value is not None:
             lines.append(f"{keys[name]} {text(value)}")
         elif value is not None:
-            _item(keys[name], _in_order(value), indent, lines)
+            _item(keys[name], in_order(value), indent, lines)
     return lines
 
 
@@ -70,13 +71,6 @@ def _section(section: Schema, indent: str) -> list[str]:
 def _keys(schema: type[Schema], indent: str) -> dict[str, str]:
     """How a line begins for each field."""
     return {name: f"{indent}{scalar(name)}:" for name in schema.model_fields}
-
-
-def _in_order(value: Any) -> Any:
-    """A section's value, with free mappings sorted."""
-    if isinstance(value, dict):
-        return {key: _in_order(item) for key, item in sorted(value.items())}
-    return [_in_order(item) for item in value] if isinstance(value, list) else value
 
 
 def _sequence(items: list[Any], indent: str, lines: list[str]) -> None:

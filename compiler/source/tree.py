@@ -107,8 +107,8 @@ def _plain_mapping(node: Mapping) -> Plain:
     return {key: node.value if isinstance(node, Scalar) else plain(node) for key, _, node in node.entries.values()}
 
 
-def in_order(value: Plain) -> Plain:
-    """The same with the keys of every mapping sorted."""
+def in_order(value: Any) -> Any:
+    """Plain data with the keys of every mapping sorted; whatever else stands in it stays as it is."""
     if isinstance(value, dict):
         return {key: in_order(item) for key, item in sorted(value.items())}
     return [in_order(item) for item in value] if isinstance(value, list) else value
