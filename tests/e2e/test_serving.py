@@ -5,6 +5,7 @@ import time
 
 import httpx
 import openai
+import psutil
 import pytest
 
 from demo.model import REPOSITORY
@@ -38,6 +39,35 @@ def test_every_engine_answers_through_the_gateway(deployment, engine: str) -> No
     whole = ask(deployment, model=f"acme/{engine}")
     assert whole.choices[0].message.content == "The capital of France is Paris."
     assert text_of(ask(deployment, model=f"acme/{engine}", stream=True)) == "The capital of France is Paris."
+
+
+def test_a_killed_worker_fails_what_runs_and_the_replica_comes_back_whole(deployment) -> None:
+    """One of DeepSpeed's two workers. The other one, and the replica, go with it; new ones answer."""
+    model, endless = "acme/deepspeed", {"max_tokens": 900, "extra_body": {"min_tokens": 900}}
+    before = workers()
+    stream = ask(deployment, model=model, messages=LONG, stream=True, **endless)
+    next(iter(stream))
+    (follower,) = (process for process in before if "Follower" in process.info["cmdline"][0])
+    follower.kill()
+    with pytest.raises(openai.APIError, match="a worker has died"):
+        list(stream)
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            answer = ask(deployment, model=model)
+            break
+        except openai.InternalServerError as error:
+            assert error.status_code == 503
+            assert time.monotonic() < deadline, "no new replica answers"
+            time.sleep(1)
+    assert answer.choices[0].message.content == "The capital of France is Paris."
+    assert len(workers() - before) == 2
+
+
+def workers() -> set[psutil.Process]:
+    """DeepSpeed's; Ray names a process after its actor, and the others here are one each."""
+    names = ("ray::Follower", "ray::Worker")
+    return {each for each in psutil.process_iter(["cmdline"]) if (each.info["cmdline"] or [""])[0].startswith(names)}
 
 
 def test_streamed_and_whole_answers_are_the_same(deployment) -> None:
@@ -106,7 +136,12 @@ def test_an_unknown_model_is_a_404_in_openais_shape(deployment) -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "param"),
-    [({"messages": []}, "messages"), ({"temperature": -1}, "temperature"), ({"n": 2}, "n"), ({"tools": [{}]}, "tools")],
+    [
+        ({"messages": []}, "messages"),
+        ({"temperature": -1}, "temperature"),
+        ({"n": 17}, "n"),
+        ({"tools": [{}]}, "tools"),
+    ],
 )
 def test_bad_requests_name_the_field(deployment, wrong, param) -> None:
     with pytest.raises(openai.BadRequestError) as error:
