@@ -175,6 +175,7 @@ class VllmEngine(Engine):
             self._place_free.notify_all()
         await self._engine.abort(list(self._running))
         await asyncio.to_thread(self._engine.shutdown)
+        self._guard.kill()
         await asyncio.to_thread(self._guard.communicate)
         del self._engine  # it would shut down once more when Python ends, and fail then
 

@@ -11,7 +11,7 @@ import psutil
 
 
 def guard_children() -> "subprocess.Popen[bytes]":
-    """Guard the processes that this one has started so far; `communicate()` ends them, and the guard."""
+    """Guard the processes that this one has started so far. Whoever ends them in peace kills the guard."""
     started = [f"{child.pid}:{child.create_time()}" for child in psutil.Process().children(recursive=True)]
     command = [sys.executable, "-m", __name__, *started]
     return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
