@@ -28,5 +28,5 @@ async def test_wherever_the_layers_are_it_answers(device_map) -> None:
 
 def test_a_device_that_is_not_there_is_told() -> None:
     arguments = arguments_for({"type": "DeviceMap", "dtype": "float32", "device_map": {"": "warp"}})
-    with pytest.raises(ConfigError, match="transformers cannot load the model: .*warp"):
+    with pytest.raises(ConfigError, match=r"transformers cannot load the model: .*warp"):
         load(arguments, fetch_safetensors(), Batching(1))
