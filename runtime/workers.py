@@ -10,10 +10,11 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -52,24 +53,31 @@ class Worker:
 
     async def begin(self, number: int, prompt: Sequence[int], sampling: Sampling) -> None:
         """An answer, by its number in the news."""
-        self._answers[number] = asyncio.create_task(self._answer(number, prompt, sampling))
+        answer = asyncio.create_task(self._answer(number, prompt, sampling))
+        self._answers[number] = answer
+        answer.add_done_callback(partial(self._ended, number))
 
-    async def cancel(self, number: int) -> None:
-        """Nobody waits for this answer any more."""
+    async def cancel(self, number: int, _begun: None) -> None:
+        """Nobody waits for this answer any more. `_begun`: what `begin` returns, which Ray waits for."""
         if answer := self._answers.get(number):
             answer.cancel()
 
     async def _answer(self, number: int, prompt: Sequence[int], sampling: Sampling) -> None:
-        last: EngineError | None = None
-        try:
-            async with aclosing(self._loaded().generate(prompt, sampling)) as batches:
-                async for tokens in batches:
-                    self._tell(number, tokens)
-        except EngineError as error:
-            last = error
-        finally:
-            del self._answers[number]
-        self._tell(number, last)
+        async with aclosing(self._loaded().generate(prompt, sampling)) as batches:
+            async for tokens in batches:
+                self._tell(number, tokens)
+
+    def _ended(self, number: int, answer: asyncio.Task[None]) -> None:
+        """The replica hears of it, whatever has ended the answer."""
+        del self._answers[number]
+        if answer.cancelled():
+            return
+        error = answer.exception()
+        if error is None or isinstance(error, EngineError):
+            self._tell(number, error)
+        else:
+            _log.error("an answer has failed in a way that nobody thought of", exc_info=error)
+            self._tell(number, EngineError(f"the engine failed: {error!r}"))
 
     def _tell(self, number: int, item: Item) -> None:
         self._news.append((number, item))
@@ -135,18 +143,24 @@ class RemoteEngine(Engine):
                 for number, item in await reference:
                     if answer := self._answers.get(number):
                         answer.put_nowait(item)
-        except (RayActorError, RayTaskError) as error:
+        except RayError as error:
             _log.error("the worker is gone: %s", error)
-        self._gone = EngineDeadError("the worker that computes has died; the replica starts anew")
-        for answer in self._answers.values():
-            answer.put_nowait(self._gone)
+        finally:
+            self._die("the worker that computes has died; the replica starts anew")
+
+    def _die(self, reason: str) -> None:
+        """Whoever waits for an answer, or asks for one, hears of it."""
+        if self._gone is None:
+            self._gone = EngineDeadError(reason)
+            for answer in self._answers.values():
+                answer.put_nowait(self._gone)
 
     async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[list[int], None]:
         if self._gone:
             raise self._gone
         number, answer = next(self._numbers), asyncio.Queue[Item]()
         self._answers[number] = answer
-        self.worker.begin.remote(number, prompt, sampling)
+        begun = self.worker.begin.remote(number, prompt, sampling)
         try:
             while (item := await answer.get()) is not None:
                 if isinstance(item, EngineError):
@@ -155,12 +169,13 @@ class RemoteEngine(Engine):
         finally:
             del self._answers[number]
             if not self._gone:
-                self.worker.cancel.remote(number)
+                self.worker.cancel.remote(number, begun)
 
     def follower_ended(self, following: "asyncio.Future[None]") -> None:
-        """The others wait for one that has failed as long as its process keeps its connections."""
+        """Without it there are no answers. The others wait for it as long as its process keeps its connections."""
         if not following.cancelled() and (error := following.exception()):
             _log.error("a worker has ended: %s", str(error).strip().splitlines()[-1])
+        self._die("a worker has died; the replica starts anew")
         for follower in self.followers:
             ray.kill(follower)
 
@@ -168,6 +183,8 @@ class RemoteEngine(Engine):
         await self._ask(self.worker.configure.remote(batching))
 
     async def check_health(self) -> None:
+        if self._gone:
+            raise self._gone
         await self._ask(self.worker.check_health.remote())
 
     async def _ask(self, reference: Any) -> None:
@@ -175,16 +192,19 @@ class RemoteEngine(Engine):
             await reference
         except RayTaskError as error:
             raise _said(error) from error
-        except RayActorError as error:
+        except RayError as error:
             raise EngineDeadError("the worker that computes has died") from error
 
     async def close(self) -> None:
-        with suppress(EngineError):
-            await self._ask(self.worker.close.remote())
-        self._listening.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._listening
-        _end(self.group, [self.worker, *self.followers])
+        self._die("the engine has stopped")
+        try:
+            with suppress(EngineError):
+                await self._ask(self.worker.close.remote())
+        finally:
+            self._listening.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._listening
+            _end(self.group, [self.worker, *self.followers])
 
 
 async def start(arguments: ModelArguments, batching: Batching) -> Engine:
@@ -200,7 +220,7 @@ async def start(arguments: ModelArguments, batching: Batching) -> Engine:
     except RayTaskError as error:
         _end(group, [worker, *followers])
         raise _said(error) from error
-    except RayActorError as error:
+    except RayError as error:
         _end(group, [worker, *followers])
         problem = f"a worker died while it loaded the model: {str(error).strip().splitlines()[0]}"
         raise ConfigError("model_config.initialization.initializer", arguments.declared_in, problem) from error

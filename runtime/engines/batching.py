@@ -256,6 +256,9 @@ class Scheduler:
                 self.waiting.append(request)
             case Cancel(request):
                 self._forget(request)
+            case Configure(batching, done) if batching.max_size == self.runner.slots and not self.changes:
+                self.batching = batching
+                self.news.append((done, None))
             case Configure() as change:
                 self.changes.append(change)
             case Ping(done):
@@ -267,12 +270,22 @@ class Scheduler:
     def _admit(self) -> None:
         """Give free slots to those who wait; while their number is to change, to nobody."""
         while self.changes and not self.running:
-            self._configure(self.changes.popleft())
+            self._configure(self.changes[0])
+            self.changes.popleft()
         while self.waiting and len(self.running) < self.runner.slots and not self.changes:
-            request = self.waiting.popleft()
+            self._admit_one(self.waiting[0])
+
+    def _admit_one(self, request: Request) -> None:
+        try:
             request.position = self.runner.admit(request)
-            request.pending = request.prompt[request.position :]
-            self.running.append(request)
+        except EngineDeadError:
+            raise
+        except EngineError as error:
+            self._end(request, error)
+            return
+        self.waiting.popleft()
+        request.pending = request.prompt[request.position :]
+        self.running.append(request)
 
     def _configure(self, change: Configure) -> None:
         problem: Item = None
@@ -280,6 +293,8 @@ class Scheduler:
             if change.batching.max_size != self.runner.slots:
                 self.runner.resize(change.batching.max_size)
             self.batching = change.batching
+        except EngineDeadError:
+            raise
         except EngineError as error:
             problem = error
         self.news.append((change.done, problem))

@@ -1,7 +1,6 @@
 """Engines in Ray actors, on a cluster of several nodes that this machine plays."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 
@@ -21,11 +20,12 @@ GREEDY = Sampling(max_new_tokens=16, temperature=0)
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A head for the coordinators, and two nodes for workers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_worker_niceness", "0")
         patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("ELSEWHERE", str(tmp_path_factory.mktemp("cache")))
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "resources": {"instance_type_m5": 1}})
         for _ in range(2):
             cluster.add_node(num_cpus=2, resources={"instance_type_g5": 1})
@@ -167,9 +167,9 @@ async def test_a_variable_of_the_workers_node_reaches_the_worker(cluster: Cluste
     missing = arguments().model_copy(update={"environment": {"TOKEN": "NO_NODE_HAS_THIS"}})
     with pytest.raises(ConfigError, match="this node has no environment variable NO_NODE_HAS_THIS"):
         await workers.start(missing, Batching(1))
-    there = next(name for name in os.environ if name.isupper())
-    engine = await workers.start(arguments().model_copy(update={"environment": {"TOKEN": there}}), Batching(1))
-    await engine.close()
+    elsewhere = arguments().model_copy(update={"environment": {"LLM_SERVE_CACHE": "ELSEWHERE"}})
+    with pytest.raises(ConfigError, match=f"{REPOSITORY} is not in the model cache"):
+        await workers.start(elsewhere, Batching(1))
 
 
 @pytest.fixture
@@ -195,6 +195,41 @@ async def test_one_model_computes_on_two_nodes(parallel_engine: workers.RemoteEn
     )
     await parallel_engine.configure(Batching(2))
     assert await text_of(parallel_engine) == "The capital of France is Paris."
+
+
+async def test_a_dead_follower_is_told_of_before_anybody_asks(parallel_engine: workers.RemoteEngine) -> None:
+    await parallel_engine.check_health()
+    ray.kill(parallel_engine.followers[0])
+    async with asyncio.timeout(30):
+        with pytest.raises(EngineDeadError, match="a worker has died"):
+            while True:
+                await parallel_engine.check_health()
+                await asyncio.sleep(0.1)
+    with pytest.raises(EngineDeadError, match="a worker has died"):
+        await text_of(parallel_engine)
+
+
+async def test_closing_ends_what_runs_and_refuses_what_comes(cluster: Cluster) -> None:
+    engine = await workers.start(arguments(), Batching(4))
+    endless = engine.generate(engine.tokenizer.encode("Once"), Sampling(900, 900))
+    await anext(endless)
+    await engine.close()
+    with pytest.raises(EngineDeadError, match="has stopped"):
+        async for _ in endless:
+            pass
+    with pytest.raises(EngineDeadError, match="has stopped"):
+        await text_of(engine)
+    with pytest.raises(EngineDeadError, match="has stopped"):
+        await engine.check_health()
+    await engine.close()
+
+
+async def test_what_nobody_thought_of_reaches_the_client(engine: workers.RemoteEngine) -> None:
+    """An answer that fails with anything at all ends; it does not wait for ever."""
+    with pytest.raises(EngineError, match="the engine failed: TypeError"):
+        async for _ in engine.generate(None, GREEDY):
+            pass
+    assert await text_of(engine) == "The capital of France is Paris."
 
 
 @pytest.mark.parametrize("victim", ["first", "follower"])

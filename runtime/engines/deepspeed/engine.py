@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 from multiprocessing.process import BaseProcess
@@ -26,7 +27,7 @@ from runtime.engines.hf.loading import (
     tokenizer_of,
     use_threads,
 )
-from runtime.engines.hf.rows import Compile, ModelRows
+from runtime.engines.hf.rows import ModelRows
 from runtime.engines.hf.runner import HfRunner
 from runtime.errors import EngineDeadError
 from runtime.weights.sources import check_files
@@ -46,7 +47,8 @@ def load(arguments: ModelArguments, folder: Path, batching: Batching, meeting: s
         others = [_process(arguments, folder, rank, meeting) for rank in range(1, arguments.scaling_config.num_workers)]
     model = _share(source, 0, meeting)
     channel = Channel()
-    rows = rows_of(source, partial(LeaderRows, model, batching.max_size, channel, others))
+    rows = rows_of(source, partial(LeaderRows, model, batching.max_size, limits.context_length, channel))
+    rows.others = others
     if _config_of(source).use_kernel:
         _check_kernels(source, rows)
     runner = HfRunner(rows, batching.max_size, limits, end_tokens_of(folder))
@@ -75,7 +77,7 @@ def follow(arguments: ModelArguments, folder: Path, rank: int, meeting: str) -> 
     """What the table's other workers do, until the first one closes. Raises RuntimeError when it is gone."""
     source = Source(arguments, folder)
     model = _share(source, rank, meeting)
-    obey(ModelRows(model, 0, compiler_of(source)), Channel())
+    obey(ModelRows(model, 0, limits_of(source).context_length, compiler_of(source)), Channel())
 
 
 def _process(arguments: ModelArguments, folder: Path, rank: int, meeting: str) -> BaseProcess:
@@ -88,20 +90,11 @@ def _process(arguments: ModelArguments, folder: Path, rank: int, meeting: str) -
 class LeaderRows(SharedRows):
     """With the processes that this one has started, which end with it."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        slots: int,
-        channel: Channel,
-        others: list[BaseProcess],
-        compile_: Compile | None = None,
-    ) -> None:
-        super().__init__(model, slots, channel, compile_)
-        self._others = others
+    others: Sequence[BaseProcess] = ()
 
     def close(self) -> None:
         super().close()
-        for process in self._others:
+        for process in self.others:
             process.join(10)
             process.kill()
         _part()

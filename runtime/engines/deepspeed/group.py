@@ -75,8 +75,10 @@ class Channel:
 class SharedRows(ModelRows):
     """The leader's share of a model: what happens to it, happens to the others'."""
 
-    def __init__(self, model: PreTrainedModel, slots: int, channel: Channel, compile_: Compile | None) -> None:
-        super().__init__(model, slots, compile_)
+    def __init__(
+        self, model: PreTrainedModel, slots: int, context: int, channel: Channel, compile_: Compile | None
+    ) -> None:
+        super().__init__(model, slots, context, compile_)
         self._channel = channel
         channel.send(Order.RESIZE, [slots])
 

@@ -55,11 +55,11 @@ class RowsLayer(CacheLayerMixin):  # type: ignore[misc]
     def get_max_length(self) -> int:
         return -1
 
-    def grow(self, columns: int) -> None:
-        """Have at least so many columns."""
+    def grow(self, columns: int, most: int) -> None:
+        """Have at least so many columns, and not more than the most."""
         have = self.keys.shape[2]
         if columns > have:
-            more = (0, 0, 0, max(columns, 2 * have) - have)
+            more = (0, 0, 0, max(columns, min(2 * have, most)) - have)
             self.keys, self.values = (torch.nn.functional.pad(each, more) for each in (self.keys, self.values))
 
     def shift(self, rows: int, by: int) -> None:
@@ -82,20 +82,22 @@ class RowsLayer(CacheLayerMixin):  # type: ignore[misc]
 
 
 class FixedRowsLayer(RowsLayer):
-    """The same with shapes that stay. `end_at`: where the batch ends, on the device, one for all layers."""
+    """The same with shapes that stay. `ends`: where the batch ends, on each device, for all layers there."""
 
     is_compileable = True
 
-    def __init__(self, slots: int, end_at: torch.Tensor) -> None:
+    def __init__(self, slots: int, ends: dict[torch.device, torch.Tensor]) -> None:
         super().__init__(slots)
-        self.end_at = end_at
+        self.ends = ends
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         super().lazy_initialization(key_states, value_states)
+        device = key_states.device
+        self.end_at = self.ends.setdefault(device, torch.zeros(1, dtype=torch.int64, device=device))
         self._columns_may_grow()
 
-    def grow(self, columns: int) -> None:
-        super().grow(columns)
+    def grow(self, columns: int, most: int) -> None:
+        super().grow(columns, most)
         self._columns_may_grow()
 
     def _columns_may_grow(self) -> None:
@@ -118,12 +120,15 @@ class FixedRowsLayer(RowsLayer):
 
 
 class RowsCache(Cache):  # type: ignore[misc]
-    """The cache of a batch. `starts`: the first column of each row. `fixed`: shapes stay the same."""
+    """The cache of a batch. `starts`: the first column of each row. `fixed`: shapes stay the same.
 
-    def __init__(self, slots: int, device: torch.device, *, fixed: bool = False) -> None:
-        self.slots, self.fixed, self.device = slots, fixed, device
-        self._end_at = torch.zeros(1, dtype=torch.int64, device=device)
-        layer = partial(FixedRowsLayer, slots, self._end_at) if fixed else partial(RowsLayer, slots)
+    `context`: columns that a row has at the most, and so the batch: some models know no more positions.
+    """
+
+    def __init__(self, slots: int, context: int, device: torch.device, *, fixed: bool = False) -> None:
+        self.slots, self.context, self.fixed, self.device = slots, context, fixed, device
+        self._ends: dict[torch.device, torch.Tensor] = {}
+        layer = partial(FixedRowsLayer, slots, self._ends) if fixed else partial(RowsLayer, slots)
         super().__init__(layer_class_to_replicate=layer)
         self.layers: list[RowsLayer]
         self.starts: list[int] = []
@@ -151,7 +156,7 @@ class RowsCache(Cache):  # type: ignore[misc]
 
     def _shift(self, by: int) -> None:
         for layer in self.layers:
-            layer.grow(layer.end + by)
+            layer.grow(layer.end + by, self.context)
             layer.shift(len(self.starts), by)
         self.starts = [start + by for start in self.starts]
 
@@ -166,12 +171,13 @@ class RowsCache(Cache):  # type: ignore[misc]
     def make_room(self) -> None:
         """For one more token: drop columns that no row uses any more, or have more of them."""
         columns, unused = self.layers[0].keys.shape[2], min(self.starts)
-        if self.end == columns and unused >= columns // 4:
+        if self.end == columns and (unused >= columns // 4 or columns >= self.context):
             self._shift(-unused)
         elif self.end == columns:
             for layer in self.layers:
-                layer.grow(self.end + 1)
-        self._end_at.fill_(self.end)
+                layer.grow(self.end + 1, self.context)
+        for end_at in self._ends.values():
+            end_at.fill_(self.end)
 
     def mask(self) -> torch.Tensor | None:
         """What each row may see, the next token included: [rows, columns]; None where that is everything."""

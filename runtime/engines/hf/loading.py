@@ -64,7 +64,7 @@ def load_engine(source: Source, placement: Mapping[str, Any], batching: Batching
     check_files(source.folder, source.arguments)
     tokenizer, limits = tokenizer_of(source), limits_of(source)
     model = load_model(source, placement)
-    rows = rows_of(source, partial(ModelRows, model, batching.max_size))
+    rows = rows_of(source, partial(ModelRows, model, batching.max_size, limits.context_length))
     runner = HfRunner(rows, batching.max_size, limits, end_tokens_of(source.folder))
     return BatchingEngine(runner, tokenizer, batching)
 

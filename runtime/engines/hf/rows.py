@@ -20,15 +20,19 @@ Compile = Callable[[PreTrainedModel], Callable[..., Any]]
 
 
 class ModelRows:
-    """The steps of one model. `compile_`: what makes the model faster where its shapes stay the same."""
+    """The steps of one model. `compile_`: what makes the model faster where its shapes stay the same.
 
-    def __init__(self, model: PreTrainedModel, slots: int, compile_: Compile | None = None) -> None:
+    `context`: tokens that a sequence has at the most, prompt and answer.
+    """
+
+    def __init__(self, model: PreTrainedModel, slots: int, context: int, compile_: Compile | None = None) -> None:
         self._model = model
         self._step = compile_(model) if compile_ else model
-        self._is_compiled = compile_ is not None
+        self.is_compiled = compile_ is not None
         self.device = model.get_input_embeddings().weight.device
         if self.device.type == "meta":  # offloaded: its hook brings it where the model computes
             self.device = torch.device("cpu")
+        self._context = context
         self._takes = inspect.signature(model.forward).parameters
         self._prompts: dict[int, DynamicCache] = {}
         self.rows: list[int] = []
@@ -37,7 +41,7 @@ class ModelRows:
         self._cache = self._make_cache(slots)
 
     def _make_cache(self, slots: int) -> RowsCache:
-        return RowsCache(slots, self.device, fixed=self._is_compiled)
+        return RowsCache(slots, self._context, self.device, fixed=self.is_compiled)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def read(self, number: int, tokens: Sequence[int]) -> torch.Tensor:
@@ -58,7 +62,7 @@ class ModelRows:
     def decode(self, tokens: Sequence[int]) -> torch.Tensor:
         """A token of each row; logits of the next, [rows, vocabulary]."""
         self._cache.make_room()
-        padding = self._cache.slots - len(self.rows) if self._is_compiled else 0
+        padding = self._cache.slots - len(self.rows) if self.is_compiled else 0
         ids = [*([token] for token in tokens), *[[0]] * padding]
         at = [*([self._lengths[number]] for number in self.rows), *[[0]] * padding]
         positions = torch.tensor(at, device=self.device)

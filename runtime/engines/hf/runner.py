@@ -55,7 +55,8 @@ class HfRunner(Runner):
         self._requests: dict[int, Request] = {}
 
     def admit(self, request: Request) -> int:
-        sampler = Sampler(request.sampling, request.prompt, sorted(self.end_tokens), self._rows.device)
+        with _memory():
+            sampler = Sampler(request.sampling, request.prompt, sorted(self.end_tokens), self._rows.device)
         sequence = _Sequence(next(self._numbers), sampler)
         self._sequences[request], self._requests[sequence.number] = sequence, request
         return 0
@@ -70,7 +71,7 @@ class HfRunner(Runner):
         with self._memory_of_the_batch():
             for request in last:
                 self._rows.join(self._sequences[request].number)
-        return {**self._choose({**logits, **last}), **failed}
+            return {**self._choose({**logits, **last}), **failed}
 
     @contextmanager
     def _memory_of_the_batch(self) -> Iterator[None]:
@@ -132,6 +133,8 @@ class HfRunner(Runner):
     def resize(self, slots: int) -> None:
         self._rows.resize(slots)
         self.slots = slots
+        if self._rows.is_compiled:
+            self._rows.warm_up()  # for other shapes
 
     def close(self) -> None:
         self._rows.close()

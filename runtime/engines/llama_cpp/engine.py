@@ -12,7 +12,7 @@ from runtime.engines.batching import BatchingEngine, Request, Runner
 from runtime.engines.contract import Batching, Engine, Limits
 from runtime.engines.llama_cpp import LlamaCpp, LlamaKwargs
 from runtime.engines.llama_cpp.model import Context, GgufTokenizer, Model, Sampler
-from runtime.errors import ConfigError, EngineError
+from runtime.errors import ConfigError, EngineDeadError, EngineError
 from runtime.weights.sources import model_file
 
 _INITIALIZER = "model_config.initialization.initializer"
@@ -83,19 +83,20 @@ class LlamaRunner(Runner):
         It is one whose tokens are mostly the prompt's, so that a conversation finds its own; else an empty one, or the
         one that has been left for the longest time.
         """
-        common = {slot: _common(tokens, prompt[:-1]) for slot, tokens in self._left.items()}
+        others = prompt[:-1]
+        common = {slot: _common(tokens, others) for slot, tokens in self._left.items()}
         fitting = [slot for slot in common if 2 * common[slot] >= len(self._left[slot])]
         if fitting:
             slot = max(fitting, key=lambda slot: common[slot])
             return slot, common[slot]
-        taken = self._taken()
-        empty = [slot for slot in range(self.slots) if slot not in taken and slot not in self._left]
+        empty, taken = self._empty(), [sequence.slot for sequence in self._sequences.values()]
         if not empty:
             return next(iter(self._left)), 0
         return min(empty, key=lambda slot: min((abs(slot - other) for other in taken), default=0)), 0
 
-    def _taken(self) -> list[int]:
-        return sorted(sequence.slot for sequence in self._sequences.values())
+    def _empty(self) -> list[int]:
+        used = {*self._left, *(sequence.slot for sequence in self._sequences.values())}
+        return [slot for slot in range(self.slots) if slot not in used]
 
     def step(self, shares: Mapping[Request, int]) -> Mapping[Request, int]:
         self._close_gaps()
@@ -123,11 +124,20 @@ class LlamaRunner(Runner):
         first = min(by_slot)
         for slot in range(first, first + len(by_slot)):
             if slot not in by_slot:
+                self._clear(slot)
                 sequence = by_slot.pop(max(by_slot))
                 self._context.move(sequence.slot, slot)
-                self._left.pop(slot, None)
                 sequence.slot = slot
                 by_slot[slot] = sequence
+
+    def _clear(self, slot: int) -> None:
+        """What was left there goes to an empty slot, if there is one."""
+        left = self._left.pop(slot, None)
+        if left and (empty := self._empty()):
+            to = next((each for each in empty if each != slot), None)
+            if to is not None:
+                self._context.move(slot, to)
+                self._left[to] = left
 
     def _add(self, request: Request, share: int) -> int:
         """Put the next tokens of a request into the batch; the row of the last."""
@@ -155,7 +165,10 @@ class LlamaRunner(Runner):
         try:
             self._use(self._make_context(slots))
         except EngineError:
-            self._use(self._make_context(before))
+            try:
+                self._use(self._make_context(before))
+            except EngineError as error:
+                raise EngineDeadError(str(error)) from error
             raise
 
     def close(self) -> None:

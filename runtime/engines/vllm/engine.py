@@ -14,18 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from vllm import AsyncEngineArgs, CompletionOutput, SamplingParams
+from vllm.exceptions import VLLMError
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
+from vllm.v1.engine.exceptions import EngineGenerateError
 
 from runtime.application import ModelArguments
 from runtime.engines.contract import Batching, Engine, Limits, Sampling, ScoredToken, Tokenizer
 from runtime.engines.hf.folder import end_tokens_of
 from runtime.engines.hf.tokenizer import load_tokenizer
 from runtime.engines.vllm import VLLM
-from runtime.engines.vllm.guard import guard_children
-from runtime.errors import ConfigError, EngineError
+from runtime.engines.vllm.guard import Guard
+from runtime.errors import ConfigError, EngineDeadError, EngineError
 from runtime.weights.sources import check_files
 
 _KWARGS = "model_config.initialization.initializer.engine_kwargs"
@@ -40,12 +42,15 @@ def load(arguments: ModelArguments, folder: Path, batching: Batching) -> Engine:
     check_files(folder, arguments)
     if current_platform.is_cpu():
         _bind_threads(arguments)
+    guard = Guard()
     try:
         tokenizer = load_tokenizer(folder, **_code(arguments))
         engine = AsyncLLM.from_engine_args(_engine_args(arguments, folder, batching))
     except (EngineError, *_START_ERRORS) as error:
+        guard.leave()
         raise ConfigError(_KWARGS, arguments.declared_in, f"vLLM cannot start: {error}") from error
-    return VllmEngine(engine, tokenizer, end_tokens_of(folder), batching)
+    guard.complete()
+    return VllmEngine(engine, guard, tokenizer, end_tokens_of(folder), batching)
 
 
 def _config(arguments: ModelArguments) -> VLLM:
@@ -86,9 +91,11 @@ def _bind_threads(arguments: ModelArguments) -> None:
 class VllmEngine(Engine):
     """vLLM behind the contract."""
 
-    def __init__(self, engine: AsyncLLM, tokenizer: Tokenizer, end_tokens: Sequence[int], batching: Batching) -> None:
+    def __init__(
+        self, engine: AsyncLLM, guard: Guard, tokenizer: Tokenizer, end_tokens: Sequence[int], batching: Batching
+    ) -> None:
         self._engine = engine
-        self._guard = guard_children()
+        self._guard = guard
         self.tokenizer = tokenizer
         self._end_tokens = frozenset(end_tokens)
         config = engine.model_config
@@ -103,16 +110,18 @@ class VllmEngine(Engine):
     async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[list[int], None]:
         number = next(self._numbers)
         async with self._place(number):
-            outputs = self._engine.generate({"prompt_token_ids": list(prompt)}, self._parameters(sampling), number)
             try:
+                outputs = self._engine.generate({"prompt_token_ids": list(prompt)}, self._parameters(sampling), number)
                 async with aclosing(outputs):
                     async for output in outputs:
                         answer = output.outputs[0]
                         if answer.finish_reason == "abort" or self._closed:
-                            raise EngineError("the engine has stopped")
+                            raise EngineDeadError("the engine has stopped")
                         if tokens := [token for token in _tokens_of(answer, sampling) if token not in self._end_tokens]:
                             yield tokens
-            except (EngineDeadError, EngineGenerateError, ValueError) as error:
+            except VllmDeadError as error:
+                raise EngineDeadError(f"vLLM has died: {error}") from error
+            except (EngineGenerateError, VLLMError, ValueError) as error:
                 raise EngineError(f"vLLM failed: {error}") from error
 
     @asynccontextmanager
@@ -150,7 +159,7 @@ class VllmEngine(Engine):
 
     def _check_open(self) -> None:
         if self._closed:
-            raise EngineError("the engine has stopped")
+            raise EngineDeadError("the engine has stopped")
 
     async def configure(self, batching: Batching) -> None:
         if batching.max_size > self._most:
@@ -164,8 +173,8 @@ class VllmEngine(Engine):
         try:
             await self._engine.check_health()
             await self._engine.is_sleeping()  # goes through the loop that computes, and answers between two steps
-        except EngineDeadError as error:
-            raise EngineError(f"vLLM has died: {error}") from error
+        except VllmDeadError as error:
+            raise EngineDeadError(f"vLLM has died: {error}") from error
 
     async def close(self) -> None:
         if self._closed:
@@ -175,8 +184,7 @@ class VllmEngine(Engine):
             self._place_free.notify_all()
         await self._engine.abort(list(self._running))
         await asyncio.to_thread(self._engine.shutdown)
-        self._guard.kill()
-        await asyncio.to_thread(self._guard.communicate)
+        await asyncio.to_thread(self._guard.leave)
         del self._engine  # it would shut down once more when Python ends, and fail then
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from runtime.engines.batching import BatchingEngine, Request, Runner
 from runtime.engines.contract import Batching, Limits, Sampling
+from runtime.errors import EngineDeadError, EngineError, EngineMemoryError
 from tests.runtime.support import ByteTokenizer
 
 TOKEN_S = 0.001
@@ -24,9 +25,12 @@ class Clockwork(Runner):
     def __init__(self, slots: int) -> None:
         self.slots = slots
         self.steps: list[dict[Request, int]] = []
+        self.refuses: EngineError | None = None
         self.wait: Callable[[], object] = lambda: None
 
     def admit(self, request: Request) -> int:
+        if self.refuses:
+            raise self.refuses
         return 0
 
     def step(self, shares: Mapping[Request, int]) -> Mapping[Request, int]:
@@ -80,4 +84,33 @@ async def test_a_step_that_hangs_is_not_healthy() -> None:
     hang.set()
     await engine.check_health()
     assert await asking == [7, 7]
+    await engine.close()
+
+
+async def test_what_needs_no_other_slots_holds_at_once() -> None:
+    """Nobody waits for answers under way because somebody edits a number."""
+    engine = BatchingEngine(Clockwork(2), ByteTokenizer(), Batching(2))
+    running = asyncio.ensure_future(answer(engine, 4, 300))
+    await asyncio.sleep(0.05)
+    await asyncio.wait_for(engine.configure(Batching(2, 0.5)), 0.2)
+    assert len(await answer(engine, 4, 2)) == 2
+    assert not running.done()
+    await engine.close()
+    with pytest.raises(EngineError):
+        await running
+
+
+async def test_who_cannot_be_admitted_hears_of_it() -> None:
+    runner = Clockwork(2)
+    engine = BatchingEngine(runner, ByteTokenizer(), Batching(2))
+    runner.refuses = EngineMemoryError("out of memory")
+    with pytest.raises(EngineMemoryError):
+        await answer(engine, 4, 2)
+    runner.refuses = None
+    assert await answer(engine, 4, 2) == [7, 7]
+    runner.refuses = EngineDeadError("gone")
+    with pytest.raises(EngineDeadError, match="gone"):
+        await answer(engine, 4, 2)
+    with pytest.raises(EngineDeadError, match="gone"):
+        await engine.check_health()
     await engine.close()

@@ -85,7 +85,7 @@ class Driver:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_rows_that_come_and_go_say_what_they_say_alone(model: PreTrainedModel, seed: int) -> None:
-    come_and_go(model, ModelRows(model, 4), seed)
+    come_and_go(model, ModelRows(model, 4, 2048), seed)
 
 
 def come_and_go(model: PreTrainedModel, rows: ModelRows, seed: int) -> None:
@@ -106,7 +106,7 @@ def come_and_go(model: PreTrainedModel, rows: ModelRows, seed: int) -> None:
 
 
 def test_columns_are_taken_back_and_grow(model: PreTrainedModel) -> None:
-    take_back_and_grow(model, ModelRows(model, 2))
+    take_back_and_grow(model, ModelRows(model, 2, 2048))
 
 
 def take_back_and_grow(model: PreTrainedModel, rows: ModelRows) -> None:
@@ -125,13 +125,30 @@ def take_back_and_grow(model: PreTrainedModel, rows: ModelRows) -> None:
         assert answer == alone(model, request.prompt, len(answer))
 
 
+def test_there_are_never_more_columns_than_the_model_knows_positions() -> None:
+    """MPT has a table of them. The second row begins late, and lives on when the first one has ended."""
+    torch.manual_seed(1)
+    config = CONFIG_MAPPING["mpt"](**{**KINDS["mpt"], "max_seq_len": 300}, pad_token_id=0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    driver = Driver(HfRunner(ModelRows(model, 2, 300), 2, Limits(300, 97), []))
+    first = driver.admit([5, 6, 7], 280)
+    for _ in range(150):
+        driver.step(100)
+    second = driver.admit([9, 8], 290)
+    while driver.running:
+        driver.step(100)
+    for request in (first, second):
+        answer = driver.answers[request]
+        assert answer == alone(model, request.prompt, len(answer))
+
+
 def test_a_compiled_model_says_the_same_and_is_compiled_once(model: PreTrainedModel) -> None:
     """Also with more columns than before. Tracing is what can go wrong: generating code takes seconds, llama does."""
     backend = "inductor" if model.config.model_type == "llama" else "aot_eager"
     for slots, scenario in ((4, partial(come_and_go, seed=1)), (2, take_back_and_grow)):
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
-        scenario(model, ModelRows(model, slots, partial(torch.compile, backend=backend)))
+        scenario(model, ModelRows(model, slots, 2048, partial(torch.compile, backend=backend)))
         counters = torch._dynamo.utils.counters
         assert counters["stats"]["unique_graphs"] >= 1
         if model.config.model_type != "mpt":  # its own code asks for the length as a number: a part of it stays eager
@@ -140,8 +157,8 @@ def test_a_compiled_model_says_the_same_and_is_compiled_once(model: PreTrainedMo
 
 
 def test_a_model_that_does_not_heed_its_cache_is_found(model: PreTrainedModel) -> None:
-    assert ModelRows(model, 2).heeds_its_cache()
-    forgetful = ModelRows(model, 2)
+    assert ModelRows(model, 2, 2048).heeds_its_cache()
+    forgetful = ModelRows(model, 2, 2048)
     forgetful._step = lambda **arguments: model(input_ids=arguments["input_ids"])
     assert not forgetful.heeds_its_cache()
 
@@ -150,7 +167,7 @@ class ShortOfMemory(ModelRows):
     """There is none where `fails` says so."""
 
     def __init__(self, model: PreTrainedModel, slots: int, error: RuntimeError) -> None:
-        super().__init__(model, slots)
+        super().__init__(model, slots, 2048)
         self.error, self.fails = error, ""
 
     def read(self, number: int, tokens: Sequence[int]) -> torch.Tensor:
@@ -160,7 +177,7 @@ class ShortOfMemory(ModelRows):
 
     def decode(self, tokens: Sequence[int]) -> torch.Tensor:
         if self.fails == "decode":
-            self._cache.layers[0].grow(300)
+            self._cache.layers[0].grow(300, 2048)
             raise self.error
         return super().decode(tokens)
 
