@@ -4,10 +4,11 @@ An order is a list of numbers, sent to all with gloo on the CPU, so that it does
 tensors travel by.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from enum import IntEnum
+from itertools import chain
 
 import torch
 from torch import distributed
@@ -24,7 +25,7 @@ class Order(IntEnum):
     """What to do; each with the numbers that follow it."""
 
     READ = 0
-    """sequence, tokens"""
+    """for each prompt: sequence, how many tokens, tokens"""
     JOIN = 1
     """sequence"""
     DECODE = 2
@@ -82,10 +83,11 @@ class SharedRows(ModelRows):
         self._channel = channel
         channel.send(Order.RESIZE, [slots])
 
-    def read(self, number: int, tokens: Sequence[int]) -> torch.Tensor:
-        self._channel.send(Order.READ, [number, *tokens])
+    def read(self, parts: Mapping[int, Sequence[int]]) -> torch.Tensor:
+        numbers = ((number, len(tokens), *tokens) for number, tokens in parts.items())
+        self._channel.send(Order.READ, list(chain.from_iterable(numbers)))
         with _together():
-            return super().read(number, tokens)
+            return super().read(parts)
 
     def join(self, number: int) -> None:
         self._channel.send(Order.JOIN, [number])
@@ -111,13 +113,21 @@ class SharedRows(ModelRows):
         super().close()
 
 
+def _parts(numbers: list[int]) -> dict[int, list[int]]:
+    parts = {}
+    while numbers:
+        number, length, *numbers = numbers
+        parts[number], numbers = numbers[:length], numbers[length:]
+    return parts
+
+
 def obey(rows: ModelRows, channel: Channel) -> None:
     """Do what the leader says, until it closes. Raises RuntimeError when it is gone."""
     while True:
         order, numbers = channel.receive()
         match order:
             case Order.READ:
-                rows.read(numbers[0], numbers[1:])
+                rows.read(_parts(numbers))
             case Order.JOIN:
                 rows.join(numbers[0])
             case Order.DECODE:

@@ -1,11 +1,11 @@
 """A transformers model and the caches of the sequences in it: all that has to happen on every device that shares one.
 
-Sequences go by numbers. Their prompts are read each by itself, into a cache of their own; then they are rows of one
-batch, which takes a token of each.
+Sequences go by numbers. Each prompt is read into a cache of its own, several that begin in one step of the model; then
+they are rows of one batch, which takes a token of each.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,13 +44,21 @@ class ModelRows:
         return RowsCache(slots, self._context, self.device, fixed=self.is_compiled)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
-    def read(self, number: int, tokens: Sequence[int]) -> torch.Tensor:
-        """The next part of a prompt; logits of its last token, [vocabulary]."""
-        cache = self._prompts.setdefault(number, DynamicCache())
-        begin = self._lengths.get(number, 0)
-        self._lengths[number] = begin + len(tokens)
-        positions = torch.arange(begin, begin + len(tokens), device=self.device).unsqueeze(0)
-        return self._forward(self._model, [tokens], positions, cache, None)[0]
+    def read(self, parts: Mapping[int, Sequence[int]]) -> torch.Tensor:
+        """The next parts of prompts; logits of their last tokens, [prompts, vocabulary]. Several begin together."""
+        numbers, first = list(parts), next(iter(parts))
+        begin = self._lengths.get(first, 0)
+        longest = max(map(len, parts.values()))
+        pads = torch.tensor([longest - len(tokens) for tokens in parts.values()], device=self.device).unsqueeze(1)
+        columns = torch.arange(longest, device=self.device)
+        ids = [[0] * (longest - len(tokens)) + list(tokens) for tokens in parts.values()]
+        cache = self._prompts.pop(first, None) or DynamicCache()
+        mask = columns >= pads if len(parts) > 1 else None
+        logits = self._forward(self._model, ids, (begin + columns - pads).clamp(min=0), cache, mask)
+        for row, number in enumerate(numbers):
+            self._prompts[number] = cache if len(parts) == 1 else _row_of(cache, row, longest - len(parts[number]))
+            self._lengths[number] = begin + len(parts[number])
+        return logits
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def join(self, number: int) -> None:
@@ -90,9 +98,9 @@ class ModelRows:
 
     def heeds_its_cache(self) -> bool:
         """Whether a token is told the same when those before it lie in the cache, with nothing else here."""
-        whole = self.read(-1, [0, 1, 2])
+        whole = self.read({-1: [0, 1, 2]})[0]
         self.leave(-1)
-        self.read(-1, [0, 1])
+        self.read({-1: [0, 1]})
         self.join(-1)
         parted = self.decode([2])[0]
         self.leave(-1)
@@ -100,7 +108,7 @@ class ModelRows:
 
     def warm_up(self) -> None:
         """Read and write a token, with nothing else here: what is compiled at first use is compiled now."""
-        self.read(-1, [0])
+        self.read({-1: [0]})
         self.join(-1)
         self.decode([0])
         self.leave(-1)
@@ -127,3 +135,11 @@ class ModelRows:
         self._cache = self._make_cache(0)
         self._prompts.clear()
         del self._model, self._step
+
+
+def _row_of(cache: DynamicCache, row: int, pad: int) -> DynamicCache:
+    """One of several prompts that were read together, without the columns before it."""
+    alone = DynamicCache()
+    for index, layer in enumerate(cache.layers):
+        alone.update(layer.keys[row : row + 1, :, pad:], layer.values[row : row + 1, :, pad:], index)
+    return alone

@@ -93,15 +93,19 @@ class HfRunner(Runner):
         """Parts of prompts; the last logits of those that are through, and who there was no memory for."""
         last: dict[Request, torch.Tensor] = {}
         failed: dict[Request, EngineError] = {}
-        for request, share in new.items():
+        groups = _of_like_length(new)
+        while groups:
+            group = groups.pop()
+            parts = {self._sequences[request].number: request.pending[: new[request]] for request in group}
             try:
                 with _memory():
-                    logits = self._rows.read(self._sequences[request].number, request.pending[:share])
+                    logits = self._rows.read(parts)
             except EngineMemoryError as error:
-                failed[request] = error
+                if len(group) == 1:
+                    failed[group[0]] = error
+                groups += [[request] for request in group if len(group) > 1]
                 continue
-            if share == len(request.pending):
-                last[request] = logits
+            last.update((each, row) for each, row in zip(group, logits, strict=True) if new[each] == len(each.pending))
         return last, failed
 
     def _choose(self, logits: Mapping[Request, torch.Tensor]) -> dict[Request, int]:
@@ -138,3 +142,18 @@ class HfRunner(Runner):
 
     def close(self) -> None:
         self._rows.close()
+
+
+def _of_like_length(shares: Mapping[Request, int]) -> list[list[Request]]:
+    """Groups to read together, no one in them longer than twice another: what is shorter is padded.
+
+    A prompt of which a part has been read is alone.
+    """
+    groups: list[list[Request]] = [[request] for request in shares if request.position]
+    begun = len(groups)
+    for request in sorted((each for each in shares if not each.position), key=lambda each: shares[each]):
+        if len(groups) > begun and shares[request] <= 2 * shares[groups[-1][0]]:
+            groups[-1].append(request)
+        else:
+            groups.append([request])
+    return groups
