@@ -13,7 +13,7 @@ from runtime import workers
 from runtime.application import ModelArguments
 from runtime.engines.contract import Batching, Engine, Sampling
 from runtime.errors import ConfigError, EngineDeadError, EngineError
-from tests.runtime.support import arguments_for
+from tests.runtime.support import ScriptedEngine, arguments_for
 
 FRANCE = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
 GREEDY = Sampling(max_new_tokens=16, temperature=0)
@@ -224,12 +224,19 @@ async def test_closing_ends_what_runs_and_refuses_what_comes(cluster: Cluster) -
     await engine.close()
 
 
-async def test_what_nobody_thought_of_reaches_the_client(engine: workers.RemoteEngine) -> None:
-    """An answer that fails with anything at all ends; it does not wait for ever."""
-    with pytest.raises(EngineError, match="the engine failed: TypeError"):
-        async for _ in engine.generate(None, GREEDY):
-            pass
-    assert await text_of(engine) == "The capital of France is Paris."
+async def test_an_answer_that_fails_in_a_way_nobody_thought_of_ends() -> None:
+    worker = workers.Worker(arguments())
+    worker._engine = engine = ScriptedEngine()
+    engine.script = [b"ab", TypeError("no such thing")]
+    await worker.begin(7, [1], GREEDY)
+    said: list[workers.Item] = []
+    async with aclosing(worker.news()) as news:
+        while len(said) < 2:
+            said += [item for _, item in await anext(news)]
+    assert said[0] == list(b"ab")
+    assert isinstance(said[1], EngineError)
+    assert str(said[1]) == "the engine failed: TypeError('no such thing')"
+    assert not worker._answers
 
 
 @pytest.mark.parametrize("victim", ["first", "follower"])
