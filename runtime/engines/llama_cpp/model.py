@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from runtime.engines.contract import Sampling, ScoredToken, Tokenizer
 from runtime.engines.llama_cpp import LlamaKwargs
-from runtime.errors import EngineError
+from runtime.errors import EngineDeadError, EngineError
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +47,9 @@ class Model:
 
     @property
     def vocabulary(self) -> object:
-        """The C vocabulary. Raises EngineError once the model is closed: its memory is gone."""
+        """The C vocabulary. Raises EngineDeadError once the model is closed: its memory is gone."""
         if not self.pointer:
-            raise EngineError("the engine has stopped")
+            raise EngineDeadError("the engine has stopped")
         return self._vocabulary
 
     def _ends(self, token: int) -> bool:

@@ -57,7 +57,7 @@ LOGPROB_ERROR = {"llamaCpp": 0.05}
 """How far log-probabilities may be from float32's: llama.cpp computes in half precision."""
 
 
-def test_every_engine_that_can_run_is_tested() -> None:
+async def test_every_engine_that_can_run_is_tested() -> None:
     assert {engine.name for engine in ENGINES} == set(INITIALIZERS)
 
 
