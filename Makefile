@@ -23,7 +23,7 @@ demo: setup  ## a real model answers through Ray Serve on this machine
 	@$(BIN)/python -m demo
 
 chat: setup  ## go on talking to the demo's model
-	@$(BIN)/python -m demo chat
+	@$(BIN)/llm-serve chat
 
 demo-stop: setup  ## stop what `make demo` has started
 	@$(BIN)/python -m demo stop

@@ -24,6 +24,8 @@ examples:
   llm-serve explain mosaicml--mpt-7b-chat model_config.generation.max_batch_size
   llm-serve new acme/chat-7b --extends families/mpt --extends engines/vllm
   llm-serve explain-code W203       what a code of a finding means
+  llm-serve chat                    talk to the model that runs on this machine
+  llm-serve bench http://127.0.0.1:8000 --clients 1 8 32 --goal ttft=500
 """
 
 _FINDINGS = ("human", "json", "github", "sarif")
@@ -158,6 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     schema.add_argument("--check", action="store_true", help="write nothing; exit 2 if they are not current")
 
     _build_verbs(verbs)
+    _client_verbs(verbs)
 
     explain_code = _verb(verbs, "explain-code", "say what a code of a finding means", ())
     explain_code.add_argument("code", nargs="?", metavar="CODE", help="such as E301; all codes if left out")
@@ -187,6 +190,65 @@ def _build_verbs(verbs: "argparse._SubParsersAction[_Parser]") -> None:
     store.add_argument("--repair", action="store_true", help="drop what is wrong and build it again")
 
 
+def _client_verbs(verbs: "argparse._SubParsersAction[_Parser]") -> None:
+    chat = _verb(verbs, "chat", "talk to a model in the terminal", (), of_project=False)
+    chat.add_argument("model", nargs="?", metavar="MODEL", help="its id; the server's only one if left out")
+    chat.add_argument("--url", default="http://127.0.0.1:8000", help="the server's (default: %(default)s)")
+    chat.add_argument("--system", metavar="TEXT", help="what the model is to be")
+    chat.add_argument("--temperature", type=_number, metavar="T", help="0 takes the most likely token, always")
+    chat.add_argument("--max-tokens", type=_positive, metavar="N", help="most tokens of an answer")
+
+    bench = _verb(verbs, "bench", "measure a server under load: latency, throughput, goodput", _PLAIN, of_project=False)
+    bench.add_argument("url", metavar="URL", help="of any OpenAI API, such as http://127.0.0.1:8000")
+    bench.add_argument("--model", metavar="MODEL", help="its id; the server's only one if left out")
+    bench.add_argument(
+        "--clients", type=_positive, nargs="+", default=[], metavar="N", help="clients at a time (default: 1 8)"
+    )
+    bench.add_argument(
+        "--rate", type=_above_zero, nargs="+", default=[], metavar="R", help="requests a second, at random moments"
+    )
+    bench.add_argument("--requests", type=_positive, default=32, metavar="N", help="of each load (default: 32)")
+    bench.add_argument("--prompt-words", type=_positive, default=32, metavar="N", help="of a prompt (default: 32)")
+    bench.add_argument("--tokens", type=_positive, default=64, metavar="N", help="of an answer (default: 64)")
+    bench.add_argument(
+        "--goal",
+        type=_goal,
+        action="append",
+        default=[],
+        metavar="NAME=MS",
+        help="what a good answer keeps to: ttft, tpot or e2e, in ms; repeatable; shows the goodput",
+    )
+    bench.add_argument("--plot", type=_path, metavar="FILE", help="draw the figures (.svg, .png)")
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a number") from None
+
+
+def _above_zero(text: str) -> float:
+    value = _number(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"`{text}` is not a number above 0")
+    return value
+
+
+def _positive(text: str) -> int:
+    if not (value := _count(text)):
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _goal(text: str) -> tuple[str, float]:
+    """Name and seconds."""
+    name, _, value = text.partition("=")
+    if name not in ("ttft", "tpot", "e2e"):
+        raise argparse.ArgumentTypeError(f"`{text}` is no goal: write ttft=MS, tpot=MS or e2e=MS")
+    return name, _above_zero(value.removesuffix("ms")) / 1000
+
+
 def _jobs(text: str) -> int:
     return max(1, _count(text))
 
@@ -209,7 +271,12 @@ selectors:
 
 
 def _verb(
-    verbs: "argparse._SubParsersAction[_Parser]", name: str, help_: str, formats: tuple[str, ...]
+    verbs: "argparse._SubParsersAction[_Parser]",
+    name: str,
+    help_: str,
+    formats: tuple[str, ...],
+    *,
+    of_project: bool = True,
 ) -> argparse.ArgumentParser:
     """A command, with the options that all have."""
     verb = verbs.add_parser(
@@ -219,7 +286,8 @@ def _verb(
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verb.add_argument("--root", type=_path, help="the project's folder (default: the nearest one with a registry/)")
+    if of_project:
+        verb.add_argument("--root", type=_path, help="the project's folder (default: the nearest one with a registry/)")
     verb.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)
     if formats:
         verb.add_argument("--format", choices=formats, default=formats[0], help="how to print the result")

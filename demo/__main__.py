@@ -1,7 +1,6 @@
 """`make demo`: fetch a small real model, compile, start Ray Serve, deploy generated/*.yaml, ask a question.
 
 python -m demo          the whole road
-python -m demo chat     go on talking
 python -m demo stop     stop the Ray that the demo has started
 """
 
@@ -31,7 +30,7 @@ START_TIMEOUT_S = 180
 
 def main(arguments: list[str]) -> int:
     """An exit code; what goes wrong is one message."""
-    verbs = {"run": run, "chat": chat, "stop": stop}
+    verbs = {"run": run, "stop": stop}
     verb = arguments[0] if arguments else "run"
     if verb not in verbs:
         print(f"usage: python -m demo [{' | '.join(verbs)}]", file=sys.stderr)
@@ -78,16 +77,6 @@ def run() -> None:
         pass
     _ask(_client(http_port), [{"role": "user", "content": QUESTION}])
     _say_what_next(http_port)
-
-
-def chat() -> None:
-    """A conversation in the terminal."""
-    client = _client(_http_port())
-    messages: list[ChatCompletionMessageParam] = []
-    print(f"talking to {REPOSITORY}; an empty line or Ctrl-D ends it")
-    while line := _prompt():
-        messages.append({"role": "user", "content": line})
-        messages.append({"role": "assistant", "content": _ask(client, messages)})
 
 
 def stop() -> None:
@@ -167,19 +156,18 @@ def _client(http_port: int) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"http://{HOST}:{http_port}/v1", api_key="none", max_retries=0)
 
 
-def _ask(client: openai.OpenAI, messages: Iterable[ChatCompletionMessageParam]) -> str:
-    """Ask, print the answer as it comes and how fast it came; the answer."""
+def _ask(client: openai.OpenAI, messages: Iterable[ChatCompletionMessageParam]) -> None:
+    """Ask, and print the answer as it comes and how fast it came."""
     start = time.monotonic()
     first: float | None = None
-    text, tokens = "", 0
+    tokens = 0
     for piece, count in _stream(client, messages):
         first = first or time.monotonic()
         print(piece, end="", flush=True)
-        text, tokens = text + piece, count or tokens
+        tokens = count or tokens
     if first is not None:
         rate = (tokens - 1) / max(time.monotonic() - first, 1e-9)
         print(f"\n\n      {tokens} tokens, the first after {first - start:.2f} s, then {rate:.0f} tokens/s\n")
-    return text
 
 
 def _stream(client: openai.OpenAI, messages: Iterable[ChatCompletionMessageParam]) -> Iterator[tuple[str, int]]:
@@ -199,18 +187,11 @@ def _stream(client: openai.OpenAI, messages: Iterable[ChatCompletionMessageParam
         raise DemoError(error.message) from error
 
 
-def _prompt() -> str:
-    try:
-        return input("> ").strip()
-    except EOFError:
-        print()
-        return ""
-
-
 def _say_what_next(http_port: int) -> None:
     print(f"""\
 It runs on. Next:
-  make chat                       talk to it
+  llm-serve chat                  talk to it (`make chat`)
+  llm-serve bench http://{HOST}:{http_port}    how fast it is under load
   make demo-stop                  stop it
   curl http://{HOST}:{http_port}/v1/chat/completions -H 'content-type: application/json' \\
     -d '{{"model": "{REPOSITORY}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'

@@ -33,6 +33,8 @@ def _verbs(verb: str) -> dict[str, Callable[[argparse.Namespace], int]]:
             from compiler.verbs.review import VERBS
         case "explain-code" | "schema":
             from compiler.verbs.reference import VERBS
+        case "bench" | "chat":
+            from compiler.verbs.client import VERBS
         case _:
             from compiler.verbs.build import VERBS
     return VERBS

@@ -117,13 +117,6 @@ def test_stop_ends_a_session_whole_and_nothing_else() -> None:
 
 def test_verbs(state, capsys) -> None:
     assert command.main(["sing"]) == 64
-    assert capsys.readouterr().err == "usage: python -m demo [run | chat | stop]\n"
+    assert capsys.readouterr().err == "usage: python -m demo [run | stop]\n"
     assert command.main(["stop"]) == 0
     assert capsys.readouterr().out == "the demo is not running\n"
-
-
-def test_chat_without_a_server_says_what_to_run(monkeypatch, capsys) -> None:
-    monkeypatch.setattr(command, "_http_port", free_port)
-    monkeypatch.setattr("builtins.input", lambda _: "Hello")
-    assert command.main(["chat"]) == 1
-    assert "run `make demo` first" in capsys.readouterr().err

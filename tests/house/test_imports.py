@@ -13,7 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 PACKAGES = {
-    "compiler": {"runtime"},
+    "client": set(),
+    "compiler": {"client", "runtime"},
     "runtime": set(),
     "demo": {"runtime"},
     "scripts": set(),
@@ -84,6 +85,7 @@ HEAVY_IN = {
     "benchmarks/servers.py": {"aiohttp"},
     "benchmarks/serving.py": {"ray"},
     "benchmarks/streams.py": {"aiohttp"},
+    "client/server.py": {"aiohttp"},
     "compiler/layering/template.py": {"jinja2"},
     "compiler/source/expression.py": {"jinja2"},
     "demo/model.py": {"llama_cpp", "torch", "transformers"},
