@@ -88,13 +88,18 @@ class ModelCard(Schema):
     """One line about the model."""
 
 
+EMBEDDING_TASKS = ("feature-extraction", "sentence-similarity")
+"""Tasks of models that turn texts into vectors."""
+
+
 class ModelConfig(Schema):
     """The model itself."""
 
     model_id: RepositoryName
     """Public name of the model, and its Hugging Face repository unless `initialization.hf_model_id` says otherwise."""
     model_task: str = "text-generation"
-    """Hugging Face task of the model."""
+    """Hugging Face task of the model. With `feature-extraction` or `sentence-similarity` it makes embeddings instead
+    of answers."""
     model_url: str | None = None
     """Where people read about the model."""
     model_description: str | None = None
@@ -107,6 +112,22 @@ class ModelConfig(Schema):
     """How to get the model into memory."""
     generation: GenerationConfig = shared(GenerationConfig)
     """How the model generates."""
+
+    @property
+    def embeds(self) -> bool:
+        """Whether the model turns texts into vectors."""
+        return self.model_task in EMBEDDING_TASKS
+
+    @model_validator(mode="after")
+    def _engine_can_embed(self) -> Self:
+        engine = self.initialization.engine
+        if self.embeds and not engine.embeds:
+            able = ", ".join(row.name for row in ENGINES if row.embeds)
+            message = (
+                f"{engine.name} makes no embeddings, which model_task `{self.model_task}` asks for; use one of: {able}"
+            )
+            raise contradiction(message, "model_task")
+        return self
 
     @property
     def card(self) -> ModelCard:
@@ -138,6 +159,8 @@ class ModelArguments(Schema):
     """Public name of the model."""
     warmup: bool = False
     """Answer in every slot at once before the replica reports ready."""
+    embeds: Literal[True] | None = None
+    """The model turns texts into vectors instead of answering."""
     initialization: Initialization
     """How to get the model into memory."""
     scaling_config: ScalingConfig

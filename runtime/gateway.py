@@ -93,6 +93,10 @@ class Gateway:
         async def completions(request: Request) -> Response:
             return await self._forward(request, "/v1/completions")
 
+        @app.post("/v1/embeddings")
+        async def embeddings(request: Request) -> Response:
+            return await self._forward(request, "/v1/embeddings")
+
         return app
 
     async def _forward(self, request: Request, path: str) -> Response:

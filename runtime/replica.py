@@ -68,6 +68,9 @@ class Replica:
     async def _warm_up(self, engine: Engine, slots: int) -> None:
         """Answer in all slots at once: what is slow the first time, or does not fit, shows now."""
         prompt = engine.tokenizer.encode("Hello")
+        if engine.limits.embeds:
+            await engine.embed(prompt)
+            return
         sampling = Sampling(max_new_tokens=_WARM_UP_TOKENS, min_new_tokens=_WARM_UP_TOKENS)
 
         async def answer() -> None:
@@ -94,6 +97,17 @@ class Replica:
             async with aclosing(answers[0] if len(answers) == 1 else _merged(answers)) as deltas:
                 async for delta in deltas:
                     yield delta
+
+    async def embed(self, prompts: Sequence[Sequence[int]]) -> list[Sequence[float]]:
+        """Their vectors. All of a request take one place. Raises OverloadedError, EngineError."""
+        engine, _ = self._loaded()
+        with self._admission.admit():
+            vectors = [asyncio.ensure_future(engine.embed(prompt)) for prompt in prompts]
+            try:
+                return await asyncio.gather(*vectors)
+            finally:
+                for each in vectors:
+                    each.cancel()
 
     async def _one_answer(self, request: ValidRequest, index: int) -> AsyncGenerator[Delta, None]:
         engine, _ = self._loaded()

@@ -91,6 +91,10 @@ class Worker:
             news, self._news = self._news, []
             yield news
 
+    async def embed(self, prompt: Sequence[int]) -> Sequence[float]:
+        """As the engine's."""
+        return await self._loaded().embed(prompt)
+
     async def configure(self, batching: Batching) -> None:
         """As the engine's."""
         await self._loaded().configure(batching)
@@ -179,6 +183,12 @@ class RemoteEngine(Engine):
         for follower in self.followers:
             ray.kill(follower)
 
+    async def embed(self, prompt: Sequence[int]) -> Sequence[float]:
+        if self._gone:
+            raise self._gone
+        vector: Sequence[float] = await self._ask(self.worker.embed.remote(prompt))
+        return vector
+
     async def configure(self, batching: Batching) -> None:
         await self._ask(self.worker.configure.remote(batching))
 
@@ -187,9 +197,9 @@ class RemoteEngine(Engine):
             raise self._gone
         await self._ask(self.worker.check_health.remote())
 
-    async def _ask(self, reference: Any) -> None:
+    async def _ask(self, reference: Any) -> Any:
         try:
-            await reference
+            return await reference
         except RayTaskError as error:
             raise _said(error) from error
         except RayError as error:

@@ -66,6 +66,7 @@ def model_application(model: Model) -> Document:
         declared_in=model.file,
         model_id=spec.model.model_id,
         warmup=spec.model.warmup,
+        embeds=spec.model.embeds or None,
         initialization=initialization.model_copy(update={"runtime_env": None}),  # Ray applies it, not we
         scaling_config=spec.scaling_config,
         environment=(runtime_env.from_node or None) if runtime_env else None,

@@ -1,7 +1,7 @@
 """The border: wire requests become valid requests, and nothing else reaches an engine."""
 
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from runtime.api.protocol import ChatRequest, CompletionRequest, GenerateRequest
 from runtime.application import ModelSettings
@@ -41,8 +41,16 @@ class Border:
     limits: Limits
     settings: ModelSettings
 
+    def check_makes(self, asked: Literal["answers", "embeddings"]) -> None:
+        """Raises RequestError when the model is of the other kind."""
+        if self.limits.embeds and asked == "answers":
+            raise RequestError("this model makes embeddings and answers nothing: use /v1/embeddings", "model")
+        if not self.limits.embeds and asked == "embeddings":
+            raise RequestError("this model makes no embeddings: use /v1/chat/completions or /v1/completions", "model")
+
     def chat(self, request: ChatRequest) -> ValidRequest:
         """Raises RequestError."""
+        self.check_makes("answers")
         messages = [Message(message.role, message.text) for message in request.messages]
         prompt_format = self.settings.generation.prompt_format
         if prompt_format:
@@ -59,6 +67,7 @@ class Border:
 
     def completion(self, request: CompletionRequest) -> ValidRequest:
         """Raises RequestError."""
+        self.check_makes("answers")
         if request.echo and request.logprobs is not None:
             raise RequestError("echo together with logprobs needs the prompt's, which are not offered", "echo")
         valid = self._valid(request.text, request, request.max_tokens, request.logprobs, "prompt")

@@ -1,6 +1,6 @@
 """The ASGI application of one model. It runs under Ray Serve or any other ASGI server."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Annotated, Protocol
 
@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from runtime.api.embeddings import EmbeddingRequest, embeddings_body, prompts_of
 from runtime.api.protocol import ChatRequest, CompletionRequest, GenerateRequest
 from runtime.api.requests import Border, ValidRequest
 from runtime.api.responses import Delta, Shape, Usage, error_body, error_headers, joined, model_entry
@@ -32,6 +33,9 @@ class Served(Protocol):
 
     def answer(self, request: ValidRequest) -> AsyncGenerator[Delta, None]:
         """The answers in pieces. Raises OverloadedError at the first one, EngineError at any."""
+
+    async def embed(self, prompts: Sequence[Sequence[int]]) -> Sequence[Sequence[float]]:
+        """Their vectors. Raises OverloadedError, EngineError."""
 
     async def check_health(self) -> None:
         """Raises EngineError when the model cannot answer."""
@@ -61,10 +65,17 @@ def create_app(served: Served) -> FastAPI:
         _check_model(served, body)
         return await _respond(request, served, body, served.border().completion(body), chat=False)
 
+    @app.post("/v1/embeddings")
+    async def embeddings(body: Annotated[EmbeddingRequest, Body()], request: Request) -> Response:
+        _check_model(served, body)
+        prompts = prompts_of(body, served.border())
+        vectors = await while_connected(request, served.embed(prompts))
+        return JSONResponse(embeddings_body(body, served.model_id, vectors, sum(map(len, prompts))))
+
     return app
 
 
-def _check_model(served: Served, body: GenerateRequest) -> None:
+def _check_model(served: Served, body: GenerateRequest | EmbeddingRequest) -> None:
     if body.model not in ("", served.model_id):
         raise ModelNotFoundError(f"the model `{body.model}` is not here; this is `{served.model_id}`", "model")
 

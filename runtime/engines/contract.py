@@ -57,6 +57,8 @@ class Limits:
     """Tokens of prompt and answer together."""
     vocabulary_size: int
     """Token ids are below this."""
+    embeds: bool = False
+    """It turns prompts into vectors, and answers nothing; all others answer, and make no vectors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +93,25 @@ class Tokenizer(ABC):
 
 
 class Engine(ABC):
-    """A loaded model. All methods are called on one event loop."""
+    """A loaded model. All methods are called on one event loop.
+
+    `limits.embeds` says whether it has `embed` or else `generate`.
+    """
 
     tokenizer: Tokenizer
     limits: Limits
 
-    @abstractmethod
     def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[list[int], None]:
         """The tokens of an answer as they are ready, one or more at a time, without the end token.
 
         It ends at the model's end token or after `max_new_tokens`. Closing it frees the slot. Requests beyond
         the slots wait. Raises EngineError.
         """
+        raise NotImplementedError
+
+    async def embed(self, prompt: Sequence[int]) -> Sequence[float]:
+        """The vector of a prompt. Prompts that wait at the same time are read together. Raises EngineError."""
+        raise NotImplementedError
 
     @abstractmethod
     async def configure(self, batching: Batching) -> None:

@@ -22,7 +22,8 @@ class EngineSpec:
     `num_workers` Ray actors besides the replica. `parallel` is how it uses several GPUs: `workers` has one of them
     each, `gpus` gives them to its only worker, `none` uses one. `loader` is `module:function`, imported on the replica
     only. `follower`: what its other workers run where they compute with the first one. `places_workers`: with several,
-    its library puts processes of its own where they would be, and the first one holds the engine alone.
+    its library puts processes of its own where they would be, and the first one holds the engine alone. `embeds`: it
+    can also load models that turn texts into vectors.
     """
 
     name: str
@@ -33,3 +34,4 @@ class EngineSpec:
     loader: str
     follower: str | None = None
     places_workers: bool = False
+    embeds: bool = False

@@ -83,7 +83,7 @@ async def test_a_server_that_refuses_ends_it_at_once(url: str, capsys) -> None:
 
 
 async def test_errors_under_load_are_counted_and_shown(url: str, capsys, engine) -> None:
-    engine.scripts = dict.fromkeys(range(2, 4), [EngineError("it broke")])
+    engine.scripts = {number: [EngineError("it broke")] for number in (2, 3)}
     code, out, _ = await run(capsys, url, "--clients", "1", "--requests", "4")
     assert code == 1
     assert "1 client: 2 x 500: it broke" in out

@@ -102,7 +102,7 @@ def test_help_and_unknown_commands(talk) -> None:
 
 
 def test_a_terminal_carries_out_nothing_that_the_model_says(talk, engine) -> None:
-    engine.script = ["\x1b[2Jgone\r\n".encode()]
+    engine.script = [b"\x1b[2Jgone\r\n"]
     shown, _ = talk("Hi")
     assert "\ufffd[2Jgone\ufffd\n" in shown
 

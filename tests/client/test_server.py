@@ -51,9 +51,8 @@ async def test_a_fault_in_the_middle_is_an_error(url: str, engine) -> None:
     ],
 )
 async def test_what_is_no_answer_is_told(sends, body: bytes, status: int, told: str) -> None:
-    with sends(body, status) as url:
-        with pytest.raises(ServerError, match=told):
-            await pieces_of(url)
+    with sends(body, status) as url, pytest.raises(ServerError, match=told):
+        await pieces_of(url)
 
 
 @pytest.mark.parametrize(

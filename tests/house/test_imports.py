@@ -56,7 +56,7 @@ LAYERS = {
         ("runtime.engines.__init__",),
         ("runtime.application",),
         ("runtime.engines.contract",),
-        ("runtime.engines.batching",),
+        ("runtime.engines.batching", "runtime.engines.embedding"),
         ("runtime.text", "runtime.weights"),
         ("runtime.engines.hf",),
         ("runtime.engines.*",),
@@ -73,8 +73,8 @@ know each other. A room is a module or a package with all that is in it, less wh
 is a package's own file, `*` any one name."""
 
 HEAVY = {
-    "aiohttp", "boto3", "deepspeed", "fastapi", "jinja2", "llama_cpp", "numpy", "ray", "starlette", "tokenizers",
-    "torch", "transformers", "vllm",
+    "aiohttp", "boto3", "deepspeed", "fastapi", "jinja2", "llama_cpp", "numpy", "ray", "sentence_transformers",
+    "starlette", "tokenizers", "torch", "transformers", "vllm",
 }  # fmt: skip
 """Libraries that cost time or memory to load, or that a laptop does not have."""
 
@@ -94,11 +94,13 @@ HEAVY_IN = {
     "runtime/engines/deepspeed/engine.py": {"deepspeed", "torch", "transformers"},
     "runtime/engines/deepspeed/group.py": {"torch", "transformers"},
     "runtime/engines/hf/cache.py": {"torch", "transformers"},
+    "runtime/engines/hf/embedding.py": {"sentence_transformers", "torch"},
     "runtime/engines/hf/loading.py": {"torch", "transformers"},
     "runtime/engines/hf/rows.py": {"torch", "transformers"},
     "runtime/engines/hf/runner.py": {"torch"},
     "runtime/engines/hf/sampling.py": {"torch", "transformers"},
     "runtime/engines/hf/tokenizer.py": {"tokenizers", "transformers"},
+    "runtime/engines/llama_cpp/embedding.py": {"llama_cpp", "numpy"},
     "runtime/engines/llama_cpp/engine.py": {"llama_cpp"},
     "runtime/engines/llama_cpp/model.py": {"llama_cpp", "numpy"},
     "runtime/engines/single_device/engine.py": {"torch"},

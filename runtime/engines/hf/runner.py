@@ -24,7 +24,7 @@ _STEP_TOKENS = 512
 
 
 @contextmanager
-def _memory() -> Iterator[None]:
+def memory() -> Iterator[None]:
     """What PyTorch raises where there is none becomes EngineMemoryError; for the CPU it has no class of its own."""
     try:
         yield
@@ -55,7 +55,7 @@ class HfRunner(Runner):
         self._requests: dict[int, Request] = {}
 
     def admit(self, request: Request) -> int:
-        with _memory():
+        with memory():
             sampler = Sampler(request.sampling, request.prompt, sorted(self.end_tokens), self._rows.device)
         sequence = _Sequence(next(self._numbers), sampler)
         self._sequences[request], self._requests[sequence.number] = sequence, request
@@ -77,7 +77,7 @@ class HfRunner(Runner):
     def _memory_of_the_batch(self) -> Iterator[None]:
         """Without memory the batch begins anew: some of its layers may have grown."""
         try:
-            with _memory():
+            with memory():
                 yield
         except EngineMemoryError:
             self._rows.resize(self.slots)
@@ -98,7 +98,7 @@ class HfRunner(Runner):
             group = groups.pop()
             parts = {self._sequences[request].number: request.pending[: new[request]] for request in group}
             try:
-                with _memory():
+                with memory():
                     logits = self._rows.read(parts)
             except EngineMemoryError as error:
                 if len(group) == 1:

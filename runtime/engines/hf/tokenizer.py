@@ -18,14 +18,27 @@ _SPACE = "\u2581"
 
 def load_tokenizer(folder: Path, **options: Any) -> "HfTokenizer":
     """The tokenizer of a model's folder. Raises EngineError where its tokens cannot be turned into text one by one."""
+    loaded = _loaded(folder, options)
+    template = loaded.chat_template
+    named = {name: text for name, text in loaded.special_tokens_map.items() if isinstance(text, str)}
+    return HfTokenizer(loaded.backend_tokenizer, template if isinstance(template, str) else None, named)
+
+
+def load_whole_tokenizer(folder: Path, **options: Any) -> "WholeTokenizer":
+    """The tokenizer of an embedding model's folder. Raises EngineError where it has no `tokenizer.json`."""
+    fast = _loaded(folder, options).backend_tokenizer
+    fast.no_truncation()
+    fast.no_padding()
+    return WholeTokenizer(fast)
+
+
+def _loaded(folder: Path, options: dict[str, Any]) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast  # seconds, which a replica need not wait for
 
     loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
     if not isinstance(loaded, PreTrainedTokenizerFast):
-        raise EngineError(f"{type(loaded).__name__} has no `tokenizer.json`: its tokens cannot be streamed")
-    template = loaded.chat_template
-    named = {name: text for name, text in loaded.special_tokens_map.items() if isinstance(text, str)}
-    return HfTokenizer(loaded.backend_tokenizer, template if isinstance(template, str) else None, named)
+        raise EngineError(f"{type(loaded).__name__} has no `tokenizer.json`: its tokens have no bytes")
+    return loaded
 
 
 class HfTokenizer(Tokenizer):
@@ -69,6 +82,25 @@ class HfTokenizer(Tokenizer):
         if byte := _BYTE.fullmatch(text):
             return bytes([int(byte[1], 16)])
         return str(text).replace(_SPACE, " ").encode()
+
+
+class WholeTokenizer(Tokenizer):
+    """Texts with all marks around them that the model was trained with. Can be sent to another process."""
+
+    chat_template = None
+
+    def __init__(self, tokenizer: FastTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.special_tokens: dict[str, str] = {}
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text).ids)
+
+    def piece(self, token: int) -> bytes:
+        return str(self._tokenizer.decode([token], skip_special_tokens=True)).encode()
+
+    def label(self, token: int) -> bytes:
+        return str(self._tokenizer.id_to_token(token) or "").encode()
 
 
 def _is_byte_level(tokenizer: FastTokenizer) -> bool:

@@ -33,6 +33,8 @@ class LlamaKwargs(Schema):
     """Flash attention; llama.cpp decides when left out."""
     offload_kqv: bool = True
     """Keep the key-value cache on the GPU."""
+    pooling: Literal["mean", "cls", "last"] | None = None
+    """How an embedding model makes one vector of its tokens'; the file says it when left out."""
 
 
 class LlamaCpp(InitializerConfig):
@@ -53,4 +55,5 @@ SPEC = EngineSpec(
     runs_in="replica",
     parallel="gpus",
     loader="runtime.engines.llama_cpp.engine:load",
+    embeds=True,
 )

@@ -10,7 +10,9 @@ import llama_cpp
 from runtime.application import ModelArguments
 from runtime.engines.batching import BatchingEngine, Request, Runner
 from runtime.engines.contract import Batching, Engine, Limits
+from runtime.engines.embedding import EmbeddingEngine
 from runtime.engines.llama_cpp import LlamaCpp, LlamaKwargs
+from runtime.engines.llama_cpp.embedding import LlamaEncoder, WholeGgufTokenizer
 from runtime.engines.llama_cpp.model import Context, GgufTokenizer, Model, Sampler
 from runtime.errors import ConfigError, EngineDeadError, EngineError
 from runtime.weights.sources import model_file
@@ -34,10 +36,15 @@ def load(arguments: ModelArguments, folder: Path, batching: Batching) -> Engine:
     except EngineError as error:
         raise ConfigError(field, arguments.declared_in, str(error)) from error
     try:
+        if arguments.embeds:
+            encoder = LlamaEncoder(model, options, threads, batching.max_size)
+            limits = Limits(encoder.length, model.vocabulary_size, embeds=True)
+            return EmbeddingEngine(encoder, WholeGgufTokenizer(model), limits, batching)
         runner = LlamaRunner(model, options, threads, batching.max_size)
     except EngineError as error:
         model.close()
-        raise ConfigError(f"{_INITIALIZER}.model_init_kwargs.n_ctx", arguments.declared_in, str(error)) from error
+        field = f"{_INITIALIZER}.model_init_kwargs{'' if arguments.embeds else '.n_ctx'}"
+        raise ConfigError(field, arguments.declared_in, str(error)) from error
     return BatchingEngine(runner, GgufTokenizer(model), batching)
 
 

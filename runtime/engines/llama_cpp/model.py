@@ -43,6 +43,7 @@ class Model:
         self._vocabulary = llama_cpp.llama_model_get_vocab(self.pointer)
         self.vocabulary_size: int = llama_cpp.llama_vocab_n_tokens(self.vocabulary)
         self.trained_context: int = llama_cpp.llama_model_n_ctx_train(self.pointer)
+        self.embedding_size: int = llama_cpp.llama_model_n_embd(self.pointer)
         self.end_tokens = frozenset(token for token in range(self.vocabulary_size) if self._ends(token))
 
     @property
@@ -65,6 +66,9 @@ class Model:
 class GgufTokenizer(Tokenizer):
     """The tokenizer inside a GGUF file."""
 
+    marks = False
+    """Whether prompts get all that the model wants around them; else only what it wants in front."""
+
     def __init__(self, model: Model) -> None:
         self._model = model
         self._pieces: dict[int, bytes] = {}
@@ -82,11 +86,11 @@ class GgufTokenizer(Tokenizer):
         data = text.encode()
         room = len(data) + 8  # a token has at least a byte, but for the few that are added
         buffer = (llama_cpp.llama_token * room)()
-        count = llama_cpp.llama_tokenize(self._model.vocabulary, data, len(data), buffer, room, False, True)
+        count = llama_cpp.llama_tokenize(self._model.vocabulary, data, len(data), buffer, room, self.marks, True)
         if count < 0:
             raise EngineError("llama.cpp cannot tokenize the prompt")
         tokens = buffer[:count]
-        if self._adds_bos and (not tokens or tokens[0] != self._bos):
+        if self._adds_bos and not self.marks and (not tokens or tokens[0] != self._bos):
             tokens.insert(0, self._bos)
         return list(tokens)
 

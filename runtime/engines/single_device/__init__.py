@@ -19,4 +19,5 @@ SPEC = EngineSpec(
     runs_in="workers",
     parallel="none",
     loader="runtime.engines.single_device.engine:load",
+    embeds=True,
 )

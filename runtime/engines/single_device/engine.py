@@ -12,7 +12,12 @@ from runtime.errors import ConfigError
 
 def load(arguments: ModelArguments, folder: Path, batching: Batching) -> Engine:
     """The engine table's loader."""
-    return load_engine(Source(arguments, folder), {"device_map": {"": _device(arguments)}}, batching)
+    source, device = Source(arguments, folder), _device(arguments)
+    if arguments.embeds:
+        from runtime.engines.hf.embedding import load_embedder  # a library of its own, which other models do not need
+
+        return load_embedder(source, device, batching)
+    return load_engine(source, {"device_map": {"": device}}, batching)
 
 
 def _device(arguments: ModelArguments) -> str:

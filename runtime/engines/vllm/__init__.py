@@ -37,4 +37,5 @@ SPEC = EngineSpec(
     parallel="workers",
     loader="runtime.engines.vllm.engine:load",
     places_workers=True,
+    embeds=True,
 )

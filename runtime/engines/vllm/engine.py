@@ -7,13 +7,13 @@ while it runs: vLLM fixes its own when it starts.
 import asyncio
 import itertools
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from vllm import AsyncEngineArgs, CompletionOutput, SamplingParams
+from vllm import AsyncEngineArgs, CompletionOutput, PoolingParams, SamplingParams
 from vllm.exceptions import VLLMError
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
@@ -24,7 +24,7 @@ from vllm.v1.engine.exceptions import EngineGenerateError
 from runtime.application import ModelArguments
 from runtime.engines.contract import Batching, Engine, Limits, Sampling, ScoredToken, Tokenizer
 from runtime.engines.hf.folder import end_tokens_of
-from runtime.engines.hf.tokenizer import load_tokenizer
+from runtime.engines.hf.tokenizer import load_tokenizer, load_whole_tokenizer
 from runtime.engines.vllm import VLLM
 from runtime.engines.vllm.guard import Guard
 from runtime.errors import ConfigError, EngineDeadError, EngineError
@@ -44,7 +44,8 @@ def load(arguments: ModelArguments, folder: Path, batching: Batching) -> Engine:
         _bind_threads(arguments)
     guard = Guard()
     try:
-        tokenizer = load_tokenizer(folder, **_code(arguments))
+        load = load_whole_tokenizer if arguments.embeds else load_tokenizer
+        tokenizer: Tokenizer = load(folder, **_code(arguments))
         engine = AsyncLLM.from_engine_args(_engine_args(arguments, folder, batching))
     except (EngineError, *_START_ERRORS) as error:
         guard.leave()
@@ -77,6 +78,8 @@ def _engine_args(arguments: ModelArguments, folder: Path, batching: Batching) ->
         "tensor_parallel_size": workers // stages,
         "disable_log_stats": True,
     }
+    if arguments.embeds:
+        ours["runner"] = "pooling"
     if workers > 1 and not current_platform.is_cpu():  # on CPUs vLLM knows processes of one machine only
         ours["distributed_executor_backend"] = "ray"
     return AsyncEngineArgs(**{**ours, **kwargs})
@@ -99,7 +102,7 @@ class VllmEngine(Engine):
         self.tokenizer = tokenizer
         self._end_tokens = frozenset(end_tokens)
         config = engine.model_config
-        self.limits = Limits(config.max_model_len, config.get_vocab_size())
+        self.limits = Limits(config.max_model_len, config.get_vocab_size(), config.runner_type == "pooling")
         self._most = engine.vllm_config.scheduler_config.max_num_seqs
         self._numbers = map(str, itertools.count())
         self._slots = batching.max_size
@@ -110,8 +113,8 @@ class VllmEngine(Engine):
     async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[list[int], None]:
         number = next(self._numbers)
         async with self._place(number):
-            try:
-                outputs = self._engine.generate({"prompt_token_ids": list(prompt)}, self._parameters(sampling), number)
+            outputs = self._engine.generate({"prompt_token_ids": list(prompt)}, self._parameters(sampling), number)
+            with _as_ours():
                 async with aclosing(outputs):
                     async for output in outputs:
                         answer = output.outputs[0]
@@ -119,10 +122,17 @@ class VllmEngine(Engine):
                             raise EngineDeadError("the engine has stopped")
                         if tokens := [token for token in _tokens_of(answer, sampling) if token not in self._end_tokens]:
                             yield tokens
-            except VllmDeadError as error:
-                raise EngineDeadError(f"vLLM has died: {error}") from error
-            except (EngineGenerateError, VLLMError, ValueError) as error:
-                raise EngineError(f"vLLM failed: {error}") from error
+
+    async def embed(self, prompt: Sequence[int]) -> list[float]:
+        number = next(self._numbers)
+        async with self._place(number):
+            outputs = self._engine.encode({"prompt_token_ids": list(prompt)}, PoolingParams(task="embed"), number)
+            with _as_ours():
+                async with aclosing(outputs):
+                    async for output in outputs:
+                        vector: list[float] = output.outputs.data.float().tolist()
+                        return vector
+            raise EngineDeadError("the engine has stopped")  # which ends what it works at
 
     @asynccontextmanager
     async def _place(self, number: str) -> AsyncIterator[None]:
@@ -186,6 +196,17 @@ class VllmEngine(Engine):
         await asyncio.to_thread(self._engine.shutdown)
         await asyncio.to_thread(self._guard.leave)
         del self._engine  # it would shut down once more when Python ends, and fail then
+
+
+@contextmanager
+def _as_ours() -> Iterator[None]:
+    """What vLLM raises while it works on a request becomes EngineError."""
+    try:
+        yield
+    except VllmDeadError as error:
+        raise EngineDeadError(f"vLLM has died: {error}") from error
+    except (EngineGenerateError, VLLMError, ValueError) as error:
+        raise EngineError(f"vLLM failed: {error}") from error
 
 
 def _tokens_of(answer: CompletionOutput, sampling: Sampling) -> list[int]:
