@@ -112,7 +112,7 @@ class Border:
         wanted = max_tokens or 1
         if prompt + wanted > context:
             raise ContextLengthError(
-                f"this model's context is {context} tokens; the request needs {prompt + wanted}: "
+                f"this model's maximum context length is {context} tokens; the request needs {prompt + wanted}: "
                 f"{prompt} of the prompt and {wanted} of the answer",
                 param,
             )

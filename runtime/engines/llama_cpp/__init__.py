@@ -33,7 +33,7 @@ class LlamaKwargs(Schema):
     """Flash attention; llama.cpp decides when left out."""
     offload_kqv: bool = True
     """Keep the key-value cache on the GPU."""
-    pooling: Literal["mean", "cls", "last"] | None = None
+    pooling_type: Literal["mean", "cls", "last"] | None = None
     """How an embedding model makes one vector of its tokens'; the file says it when left out."""
 
 

@@ -33,7 +33,7 @@ class LlamaEncoder(Encoder):
         self.step_tokens = max(self.length, options.n_batch)
         parameters = llama_cpp.llama_context_default_params()
         parameters.embeddings = True
-        parameters.pooling_type = _POOLING[options.pooling]
+        parameters.pooling_type = _POOLING[options.pooling_type]
         parameters.n_ctx = parameters.n_batch = parameters.n_ubatch = self.step_tokens  # a prompt is read in one piece
         parameters.n_seq_max, parameters.kv_unified = slots, True
         parameters.n_threads = parameters.n_threads_batch = threads
@@ -44,7 +44,7 @@ class LlamaEncoder(Encoder):
         self._batch = llama_cpp.llama_batch_init(self.step_tokens, 0, 1)
         if llama_cpp.llama_pooling_type(self._context) not in _POOLING.values():
             self.close()
-            raise EngineError("the file does not say how vectors are pooled; set `pooling`: mean, cls or last")
+            raise EngineError("the file does not say how vectors are pooled; set `pooling_type`: mean, cls or last")
 
     def encode(self, prompts: Sequence[Sequence[int]]) -> list[Vector]:
         vectors = []

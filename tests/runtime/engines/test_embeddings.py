@@ -18,7 +18,7 @@ from tests.runtime.support import arguments_for
 
 CASES: dict[str, tuple[dict, Callable[[], Path]]] = {
     "SingleDevice": ({"dtype": "float32"}, fetch_minilm),
-    "llamaCpp": ({"model_init_kwargs": {"n_ctx": 256, "pooling": "mean"}}, fetch_safetensors),
+    "llamaCpp": ({"model_init_kwargs": {"n_ctx": 256, "pooling_type": "mean"}}, fetch_safetensors),
     "vLLM": (
         {"engine_kwargs": {"dtype": "float32", "enforce_eager": True, "gpu_memory_utilization": 0.2}},
         fetch_minilm,
