@@ -4,7 +4,13 @@ LLMServeError
 ├── ConfigError             the registry file asks for something that cannot be had; stops the replica
 ├── RequestError            the client's fault
 │   ├── ContextLengthError  the prompt does not fit
-│   └── ModelNotFoundError  no such model in this cluster
+│   ├── ModelNotFoundError  no such model in this cluster
+│   ├── BodyTooLargeError   more bytes than a request may have
+│   ├── HeadersTooLargeError
+│   ├── SlowBodyError       its body did not come in time
+│   └── MediaTypeError      its body is no plain JSON
+├── AuthenticationError     no key, or none that this server knows
+├── RateLimitError          the key has used up its minute
 ├── ModelUnavailableError   the model exists but cannot answer (starting, failed)
 ├── OverloadedError         slots and queue are full
 └── EngineError             the engine failed while it worked on a request
@@ -53,6 +59,34 @@ class ModelNotFoundError(RequestError):
     """The cluster has no model of that name."""
 
 
+class BodyTooLargeError(RequestError):
+    """The body has more bytes than a request may have."""
+
+
+class HeadersTooLargeError(RequestError):
+    """The headers have more bytes than a request may have."""
+
+
+class SlowBodyError(RequestError):
+    """The body did not come in time."""
+
+
+class MediaTypeError(RequestError):
+    """The body says that it is something else than plain JSON."""
+
+
+class AuthenticationError(LLMServeError):
+    """The request has no key, or none that this server knows. Which of the two is not said."""
+
+
+class RateLimitError(LLMServeError):
+    """The key has used up what it may take in a minute."""
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class ModelUnavailableError(LLMServeError):
     """The model is declared, but no replica can answer now."""
 
@@ -85,7 +119,13 @@ class HttpError(NamedTuple):
 HTTP_ERRORS: dict[type[LLMServeError], HttpError] = {
     ContextLengthError: HttpError(400, "invalid_request_error", "context_length_exceeded"),
     ModelNotFoundError: HttpError(404, "invalid_request_error", "model_not_found"),
+    BodyTooLargeError: HttpError(413, "invalid_request_error", "request_too_large"),
+    HeadersTooLargeError: HttpError(431, "invalid_request_error", "request_too_large"),
+    SlowBodyError: HttpError(408, "invalid_request_error", "request_timeout"),
+    MediaTypeError: HttpError(415, "invalid_request_error", "unsupported_media_type"),
     RequestError: HttpError(400, "invalid_request_error", None),
+    AuthenticationError: HttpError(401, "invalid_request_error", "invalid_api_key"),
+    RateLimitError: HttpError(429, "rate_limit_error", "rate_limit_exceeded"),
     ModelUnavailableError: HttpError(503, "server_error", "model_unavailable", retry_after_s=5),
     OverloadedError: HttpError(429, "rate_limit_error", "overloaded", retry_after_s=1),
     EngineMemoryError: HttpError(503, "server_error", "out_of_memory", retry_after_s=1),

@@ -15,6 +15,8 @@ import aiohttp
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
+from runtime.access.visit import current_visit
+from runtime.api.protection import ProtectedApp
 from runtime.api.responses import error_body, model_entry
 from runtime.api.routes import add_error_handlers
 from runtime.api.sse import EventStream, event, while_connected
@@ -28,8 +30,6 @@ from runtime.errors import (
     RequestError,
 )
 
-MAX_BODY_BYTES = 1 << 20
-"""Longest request body."""
 STATUS_AGE_S = 2.0
 """How old the knowledge may be of which applications run."""
 
@@ -37,7 +37,8 @@ Look = Callable[[], Mapping[str, str]]
 """The applications that cannot answer, and why. Blocks."""
 
 _PASSED_ON = ("authorization", "content-type", "x-request-id")
-_PASSED_BACK = ("content-type", "retry-after", "x-request-id")
+_TOKEN_LIMITS = tuple(f"x-ratelimit-{what}-tokens" for what in ("limit", "remaining", "reset"))
+_PASSED_BACK = ("content-type", "retry-after", *_TOKEN_LIMITS)
 _WENT_AWAY = "the model's replica went away in the middle of the answer"
 
 
@@ -68,7 +69,7 @@ class Gateway:
             async with aiohttp.ClientSession(connector=unlimited, timeout=endless) as self._session:
                 yield
 
-        app = FastAPI(title="llm-serve gateway", docs_url="/docs", redoc_url=None, lifespan=session)
+        app = ProtectedApp(title="llm-serve gateway", docs_url="/docs", redoc_url=None, lifespan=session)
         add_error_handlers(app)
 
         @app.get("/health")
@@ -77,7 +78,7 @@ class Gateway:
 
         @app.get("/v1/models")
         async def models() -> dict[str, object]:
-            cards = [model_entry(model.id, model.card) for model in self.models.values()]
+            cards = [model_entry(model.id, model.card) for model in self._open()]
             return {"object": "list", "data": cards}
 
         @app.get("/v1/models/{model_id:path}")
@@ -100,7 +101,7 @@ class Gateway:
         return app
 
     async def _forward(self, request: Request, path: str) -> Response:
-        body = await _read(request)
+        body = await request.body()
         model = self._find(_model_of(body))
         if reason := (await self._unavailable()).get(model.application):
             raise ModelUnavailableError(f"the model `{model.id}` cannot answer: {reason}")
@@ -132,28 +133,24 @@ class Gateway:
         return self._status
 
     def _find(self, model_id: str) -> GatewayModel:
-        if model_id not in self.models:
-            there = ", ".join(self.models)
+        """The model of a request. One that its key does not open is not there."""
+        visit = current_visit()
+        if model_id not in self.models or not visit.may_use(model_id):
+            there = ", ".join(model.id for model in self._open())
             raise ModelNotFoundError(f"the model `{model_id}` does not exist; this cluster serves: {there}", "model")
+        visit.model = model_id
         return self.models[model_id]
 
-
-async def _read(request: Request) -> bytes:
-    """The whole body. Raises RequestError when it is too long."""
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise RequestError(f"the request body has more than {MAX_BODY_BYTES} bytes")
-    return body
+    def _open(self) -> list[GatewayModel]:
+        """The models that the request's key opens."""
+        visit = current_visit()
+        return [model for model in self.models.values() if visit.may_use(model.id)]
 
 
 def _model_of(body: bytes) -> str:
-    """The request's `model`; the rest of the body is for the model's own application to check."""
+    """The `model` of a JSON body; the rest of it is for the model's own application to check."""
     try:
         model = json.loads(body)["model"]
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"the request body is not JSON: {error}") from error
     except (KeyError, TypeError) as error:
         raise RequestError("the request body must be an object with a `model`", "model") from error
     if not isinstance(model, str):

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any, Literal
 
 from runtime.application import ModelCard
-from runtime.errors import LLMServeError, RequestError, http_error
+from runtime.errors import LLMServeError, RateLimitError, RequestError, http_error
 from runtime.text.transcript import Score
 
 Finish = Literal["stop", "length"]
@@ -145,5 +145,5 @@ def error_body(error: LLMServeError) -> Body:
 
 def error_headers(error: LLMServeError) -> Mapping[str, str]:
     """When to come back, where that makes sense."""
-    seconds = http_error(error).retry_after_s
+    seconds = error.retry_after_s if isinstance(error, RateLimitError) else http_error(error).retry_after_s
     return {} if seconds is None else {"retry-after": str(seconds)}

@@ -10,13 +10,17 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from runtime.access.visit import current_visit
 from runtime.api.embeddings import EmbeddingRequest, embeddings_body, prompts_of
+from runtime.api.journal import counted
+from runtime.api.protection import ProtectedApp
 from runtime.api.protocol import ChatRequest, CompletionRequest, GenerateRequest
+from runtime.api.refusal import error_response
 from runtime.api.requests import Border, ValidRequest
-from runtime.api.responses import Delta, Shape, Usage, error_body, error_headers, joined, model_entry
+from runtime.api.responses import Delta, Shape, Usage, error_body, joined, model_entry
 from runtime.api.sse import DONE, EventStream, event, while_connected
 from runtime.application import ModelCard
-from runtime.errors import LLMServeError, ModelNotFoundError, RequestError, http_error
+from runtime.errors import LLMServeError, ModelNotFoundError, RequestError
 
 
 class Served(Protocol):
@@ -43,7 +47,7 @@ class Served(Protocol):
 
 def create_app(served: Served) -> FastAPI:
     """The model's own /v1."""
-    app = FastAPI(title=f"llm-serve: {served.model_id}", docs_url="/docs", redoc_url=None)
+    app = ProtectedApp(served.model_id, title=f"llm-serve: {served.model_id}", docs_url="/docs", redoc_url=None)
     add_error_handlers(app)
 
     @app.get("/health")
@@ -70,7 +74,9 @@ def create_app(served: Served) -> FastAPI:
         _check_model(served, body)
         prompts = prompts_of(body, served.border())
         vectors = await while_connected(request, served.embed(prompts))
-        return JSONResponse(embeddings_body(body, served.model_id, vectors, sum(map(len, prompts))))
+        tokens = sum(map(len, prompts))
+        current_visit().take(prompt=tokens)
+        return JSONResponse(embeddings_body(body, served.model_id, vectors, tokens))
 
     return app
 
@@ -84,7 +90,7 @@ async def _respond(
     request: Request, served: Served, body: GenerateRequest, valid: ValidRequest, *, chat: bool
 ) -> Response:
     shape = Shape(served.model_id, chat, valid.sampling.logprobs is not None)
-    answer = served.answer(valid)
+    answer = counted(served.answer(valid), len(valid.prompt))
     if not body.stream:
         return JSONResponse(await while_connected(request, _whole(answer, shape, valid)))
     first = await while_connected(request, anext(answer))  # until it is there, an error still has a status
@@ -128,11 +134,6 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _routing_error)
     app.add_exception_handler(ClientDisconnect, _nobody_there)
     app.add_exception_handler(Exception, _our_bug)
-
-
-def error_response(error: LLMServeError) -> JSONResponse:
-    """`error` as a response."""
-    return JSONResponse(error_body(error), http_error(error).status, headers=dict(error_headers(error)))
 
 
 async def _known_error(_: Request, error: Exception) -> Response:

@@ -1,0 +1,33 @@
+"""What stands around an application, from the outside in: the journal, the gate, the bounds of what comes in.
+
+All three are plain ASGI, so that streams pass as they are.
+"""
+
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from runtime.access.keys import Keys, keys_from
+from runtime.access.limits import Limits
+from runtime.api.body import BodyBounds
+from runtime.api.gate import Gate
+from runtime.api.journal import Journal
+
+
+class ProtectedApp(FastAPI):
+    """An application that nothing reaches but what has passed them. No route can be left out by mistake."""
+
+    def __init__(
+        self, model_id: str | None = None, keys: Keys | None = None, limits: Limits | None = None, **options: Any
+    ) -> None:
+        """`model_id`: the one model that it is about, for keys that open only some. Raises ConfigError for `keys`."""
+        super().__init__(**options)
+        self._model_id = model_id
+        self._keys = keys or keys_from()
+        self._limits = limits or Limits()
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Starlette's, inside of ours: it makes its stack when the first request comes."""
+        inner = BodyBounds(super().build_middleware_stack())
+        return Journal(Gate(inner, self._keys, self._limits, self._model_id), self._model_id)
