@@ -85,6 +85,8 @@ class Keys:
         self._clock = clock
         self._looked = clock()
         self._version: object = None
+        self._problem = ""
+        """What is wrong with the file now."""
         self._from_file: tuple[Key, ...] = ()
         if file is not None:
             try:
@@ -117,13 +119,13 @@ class Keys:
             version = _version(self._file)
             if version == self._version:
                 return
-            self._version = version
             self._from_file = _read(self._file)
         except _FileError as error:
-            if self._version is not None:
+            if str(error) != self._problem:
+                self._problem = str(error)
                 _log.error("keys_file_refused", extra={"problem": f"{error}; the keys stay as they were"})
-            self._version = None
             return
+        self._version, self._problem = version, ""
         _log.info("keys_file_read", extra={"keys": [key.name for key in self._from_file]})
 
 
@@ -173,7 +175,7 @@ def _read(path: Path) -> tuple[Key, ...]:
         first = error.errors(include_input=False)[0]
         raise _FileError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     except ValueError as error:  # no UTF-8, or no TOML
-        raise _FileError(f"{path}: {error}") from error
+        raise _FileError(f"{path}: it is no TOML: {error}") from error
     if len({entry.sha256 for entry in entries.values()}) < len(entries):
         raise _FileError(f"{path}: two names have the same key")
     return tuple(
