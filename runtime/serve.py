@@ -13,13 +13,14 @@ from ray.exceptions import RayError
 from ray.serve import Application
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime import workers
 from runtime.api.routes import create_app
 from runtime.application import GatewayArguments, GatewaySettings, ModelArguments, ModelSettings
 from runtime.errors import ConfigError, LLMServeError
 from runtime.gateway import Gateway as GatewayService
+from runtime.logs import forward_to
 from runtime.replica import Replica, load_here
 
 _log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class Model:
         self.replica = Replica(arguments, load_here if in_replica else workers.start)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return create_app(self.replica)
+        return _under_ray(create_app(self.replica))
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         try:
@@ -55,10 +56,25 @@ class Gateway:
         self.service = GatewayService(applications_down)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return self.service.create_app()
+        return _under_ray(self.service.create_app())
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         self.service.configure(GatewaySettings.model_validate(user_config))
+
+
+def _under_ray(app: ASGIApp) -> ASGIApp:
+    """The application as a part of Ray Serve, which keeps the logs, and puts requests' ids on answers."""
+    forward_to("ray.serve")
+
+    async def without_id(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_without_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [each for each in message["headers"] if each[0] != b"x-request-id"]
+            await send(message)
+
+        await app(scope, receive, send_without_id)
+
+    return without_id
 
 
 _ModelDeployment = serve.deployment(serve.ingress()(Model))

@@ -34,6 +34,9 @@ and not by Ray's proxy, in plain text."""
 GATEWAY_MAX_ONGOING = 1024
 """Requests that one gateway replica forwards at a time; each costs it one connection."""
 
+LOGGING = {"encoding": "JSON", "enable_access_log": False}
+"""Of all of Serve's processes. The runtime's own record of each request says more than Ray's access log."""
+
 Document = dict[str, Any]
 """Plain data, in the order in which it is written, and sections of specs as they are."""
 
@@ -53,7 +56,7 @@ def route_prefix(name: str) -> str:
 
 def head(http: HttpOptions) -> Document:
     """A Serve config up to its applications."""
-    return {"proxy_location": "EveryNode", "http_options": http}
+    return {"proxy_location": "EveryNode", "http_options": http, "logging_config": LOGGING}
 
 
 def model_application(model: Model) -> Document:

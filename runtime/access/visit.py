@@ -17,6 +17,8 @@ class Visit:
     """None where the server is open."""
     model: str | None = None
     """Id of a model that there is; never what a client only named."""
+    body: str | None = None
+    """What was asked, where the node wants that in its logs."""
     prompt_tokens: int = 0
     answer_tokens: int = 0
     charge: Callable[[int], None] | None = None

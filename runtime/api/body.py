@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from runtime.access.visit import current_visit
 from runtime.api.refusal import error_response
 from runtime.errors import (
     BodyTooLargeError,
@@ -33,8 +34,10 @@ _WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
 class BodyBounds:
     """ASGI. Reads the whole body, which is JSON within all bounds, before the application sees the request."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, logged: bool) -> None:
+        """`logged`: bodies belong into the request's record."""
         self._app = app
+        self._logged = logged
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -49,6 +52,8 @@ class BodyBounds:
             return
         if body is None:
             return
+        if self._logged:
+            current_visit().body = body.decode(errors="replace")
         messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def read() -> Message:
@@ -138,7 +143,7 @@ def _finite(text: str) -> float:
 
 
 def _check_depth(value: object) -> None:
-    level = [value]
+    level: list[Any] = [value]
     for _ in range(MAX_DEPTH):
         nested = (each.values() if isinstance(each, dict) else each for each in level)
         level = [inner for values in nested for inner in values if isinstance(inner, dict | list)]

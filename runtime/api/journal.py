@@ -5,11 +5,13 @@ import time
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from http import HTTPStatus
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime.access.visit import VISIT, Visit, current_visit
+from runtime.api.gate import OPEN_PATHS, path_of
 from runtime.api.responses import Delta
 
 MAX_ID_CHARACTERS = 128
@@ -69,7 +71,10 @@ def _record(scope: Scope, visit: Visit, status: int | None, duration_s: float) -
         "prompt_tokens": visit.prompt_tokens,
         "answer_tokens": visit.answer_tokens,
     }
-    _log.info("request", extra=fields)
+    if visit.body is not None:
+        fields["body"] = visit.body
+    is_news = status != HTTPStatus.OK or path_of(scope) not in OPEN_PATHS
+    _log.log(logging.INFO if is_news else logging.DEBUG, "request", extra=fields)
 
 
 async def counted(answer: AsyncGenerator[Delta, None], prompt_tokens: int) -> AsyncGenerator[Delta, None]:

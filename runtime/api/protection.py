@@ -13,6 +13,7 @@ from runtime.access.limits import Limits
 from runtime.api.body import BodyBounds
 from runtime.api.gate import Gate
 from runtime.api.journal import Journal
+from runtime.logs import prompts_wanted
 
 
 class ProtectedApp(FastAPI):
@@ -29,5 +30,5 @@ class ProtectedApp(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         """Starlette's, inside of ours: it makes its stack when the first request comes."""
-        inner = BodyBounds(super().build_middleware_stack())
+        inner = BodyBounds(super().build_middleware_stack(), logged=prompts_wanted())
         return Journal(Gate(inner, self._keys, self._limits, self._model_id), self._model_id)

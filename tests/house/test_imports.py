@@ -48,7 +48,7 @@ LAYERS = {
         ("compiler.cli",),
     ),
     "runtime": (
-        ("runtime.__init__", "runtime.errors"),
+        ("runtime.__init__", "runtime.errors", "runtime.logs"),
         ("runtime.schema",),
         ("runtime.engines.spec",),
         ("runtime.engines.hf.__init__",),
