@@ -24,6 +24,11 @@ class Visit:
     charge: Callable[[int], None] | None = None
     """Puts tokens on the key's account."""
 
+    @property
+    def owner(self) -> str:
+        """Who asks: the same for all requests with one key."""
+        return self.key.digest.hex() if self.key else ""
+
     def may_use(self, model_id: str) -> bool:
         """Whether the request's key opens the model."""
         return self.key is None or self.key.may_use(model_id)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
+from runtime.access.visit import current_visit
 from runtime.api.protocol import ChatRequest, CompletionRequest, GenerateRequest
 from runtime.application import ModelSettings
 from runtime.engines.contract import Limits, Sampling, Tokenizer
@@ -141,4 +142,5 @@ def _sampling(
         seed=chosen(request.seed, defaults.seed),
         logit_bias=tuple((int(token), bias) for token, bias in (request.logit_bias or {}).items()),
         logprobs=logprobs,
+        owner=current_visit().owner,
     )

@@ -1,5 +1,6 @@
 """The ASGI application of one model. It runs under Ray Serve or any other ASGI server."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Annotated, Protocol
@@ -62,17 +63,19 @@ def create_app(served: Served) -> FastAPI:
     @app.post("/v1/chat/completions")
     async def chat(body: Annotated[ChatRequest, Body()], request: Request) -> Response:
         _check_model(served, body)
-        return await _respond(request, served, body, served.border().chat(body), chat=True)
+        valid = await asyncio.to_thread(served.border().chat, body)  # the model's template takes its time
+        return await _respond(request, served, body, valid, chat=True)
 
     @app.post("/v1/completions")
     async def completions(body: Annotated[CompletionRequest, Body()], request: Request) -> Response:
         _check_model(served, body)
-        return await _respond(request, served, body, served.border().completion(body), chat=False)
+        valid = await asyncio.to_thread(served.border().completion, body)
+        return await _respond(request, served, body, valid, chat=False)
 
     @app.post("/v1/embeddings")
     async def embeddings(body: Annotated[EmbeddingRequest, Body()], request: Request) -> Response:
         _check_model(served, body)
-        prompts = prompts_of(body, served.border())
+        prompts = await asyncio.to_thread(prompts_of, body, served.border())
         vectors = await while_connected(request, served.embed(prompts))
         tokens = sum(map(len, prompts))
         current_visit().take(prompt=tokens)

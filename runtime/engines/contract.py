@@ -31,6 +31,9 @@ class Sampling:
     """Tokens, and what is added to their logits before anything else."""
     logprobs: int | None = None
     """Give each token as a ScoredToken with so many of the most likely ones; None: as a plain number."""
+    owner: str = ""
+    """Whose request it is. What an engine has kept of one owner's is of no use to another: that would show in the
+    time of an answer who has asked what."""
 
 
 class ScoredToken(int):

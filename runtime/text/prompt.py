@@ -1,32 +1,14 @@
 """Prompts: the model's own chat template in a sandbox, or the registry's `prompt_format`.
 
-A chat template comes with the weights and is a program, so it is untrusted: it runs in Jinja's immutable sandbox
-and sees nothing but the conversation. Source of its dialect: transformers, "Chat templates".
+The dialect of chat templates is that of transformers, "Chat templates".
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, NoReturn
-
-from jinja2 import Template, TemplateError
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from runtime.errors import RequestError
-
-_PROGRAM_ERRORS = (
-    TemplateError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
-"""What a program of somebody else's may raise while it runs."""
+from runtime.text.renderer import RENDERER, RenderingEnded
+from runtime.text.sandbox import CPU_S, MEMORY_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,48 +20,31 @@ class Message:
 
 
 class ChatTemplate:
-    """A compiled template of a model."""
+    """The template of a model."""
 
     def __init__(self, source: str, special_tokens: dict[str, str]) -> None:
-        """Raises RequestError when a conversation comes, not here, if `source` is no template: completions work."""
+        self._source = source
         self._special_tokens = special_tokens
-        self._template: Template | None = None
-        self._problem = ""
-        try:
-            self._template = _environment().from_string(source)
-        except TemplateError as error:
-            self._problem = str(error)
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The prompt that makes the model answer. Raises RequestError when the template refuses the messages."""
-        if self._template is None:
-            raise RequestError(f"the model's chat template is broken: {self._problem}", "messages")
+        """The prompt that makes the model answer. Blocks.
+
+        Raises RequestError when the template refuses the messages, or is none; EngineError when nothing renders.
+        """
         turns = [{"role": message.role, "content": message.content} for message in messages]
+        variables = {**self._special_tokens, "messages": turns, "add_generation_prompt": True}
         try:
-            return self._template.render(messages=turns, add_generation_prompt=True, **self._special_tokens)
-        except _PROGRAM_ERRORS as error:
-            raise RequestError(f"the model's chat template refuses these messages: {error}", "messages") from error
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    return environment
-
-
-def _to_json(value: Any, indent: int | None = None) -> str:
-    """Jinja's own filter escapes HTML, which models have not been trained on."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise TemplateError(message)
-
-
-def _strftime_now(layout: str) -> str:
-    return datetime.now().astimezone().strftime(layout)
+            answer = RENDERER.render(self._source, variables)
+        except RenderingEnded as error:
+            limit = f"{CPU_S:.0f} s of computing, or {MEMORY_BYTES >> 20} MiB of memory"
+            raise RequestError(f"the model's chat template needs more than {limit}", "messages") from error
+        match answer:
+            case {"text": text}:
+                return text
+            case {"broken": problem}:
+                raise RequestError(f"the model's chat template is broken: {problem}", "messages")
+            case _:
+                raise RequestError(f"the model's chat template refuses these messages: {answer['refused']}", "messages")
 
 
 def format_instructions(prompt_format: str, messages: Sequence[Message]) -> str:

@@ -112,7 +112,7 @@ HEAVY_IN = {
     "runtime/engines/vllm/engine.py": {"vllm"},
     "runtime/gateway.py": {"aiohttp", "fastapi"},
     "runtime/serve.py": {"ray", "starlette"},
-    "runtime/text/prompt.py": {"jinja2"},
+    "runtime/text/sandbox.py": {"jinja2"},
     "runtime/workers.py": {"ray"},
 }
 """The files that exist for them."""
@@ -127,10 +127,26 @@ VAGUE = {"utils", "helpers", "common", "manager", "misc"}
 
 DANGEROUS = {
     "__import__", "compile", "eval", "exec", "marshal", "os.popen", "os.system", "pickle", "shelve",
-    "subprocess.getoutput", "subprocess.getstatusoutput", "yaml.full_load", "yaml.load", "yaml.load_all",
+    "joblib.load", "numpy.load", "pickle.load", "pty.spawn", "subprocess.getoutput", "subprocess.getstatusoutput",
+    "torch.load", "yaml.CLoader", "yaml.FullLoader", "yaml.Loader", "yaml.UnsafeLoader", "yaml.full_load", "yaml.load", "yaml.load_all",
     "yaml.unsafe_load", "yaml.unsafe_load_all",
 }  # fmt: skip
 """What runs text or bytes as a program."""
+
+PLAIN_YAML = {"yaml.safe_load", "yaml.safe_load_all", "yaml.SafeLoader", "yaml.CSafeLoader"}
+PLAIN_YAML_IN = {"demo/__main__.py": {"yaml.safe_load"}}
+"""It takes duplicate keys and alias bombs; the demo reads what this project has written itself."""
+
+TEMPLATES_IN = {
+    "benchmarks/peers.py": {"jinja2.Template"},
+    "compiler/source/expression.py": {"jinja2.Environment"},
+    "runtime/text/sandbox.py": {"jinja2.Template", "jinja2.sandbox.ImmutableSandboxedEnvironment"},
+}
+"""Where templates are made of text: models' own in the sandbox; the compiler only parses, and runs nothing; a peer."""
+
+FETCHES = {"aiohttp", "boto3", "ftplib", "httpx", "requests", "smtplib", "socketserver", "urllib", "urllib3"}
+NO_FETCHING_UNDER = ("runtime/access", "runtime/api", "runtime/engines", "runtime/text")
+"""Where requests are handled: nothing there may turn an address in one into a connection."""
 
 
 def files_under(*folders: str) -> list[str]:
@@ -318,3 +334,39 @@ def test_nothing_runs_what_it_reads(file: str) -> None:
         if isinstance(node, ast.keyword) and node.arg == "shell" and ast.unparse(node.value) != "False"
     }
     assert not shells
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_yaml_is_read_by_the_compilers_own_reader(file: str) -> None:
+    assert (names_in(tree_of(file)) | imports_of(file)) & PLAIN_YAML == PLAIN_YAML_IN.get(file, set())
+
+
+@pytest.mark.parametrize("file", sorted({*FILES, *TEMPLATES_IN}))
+def test_templates_run_in_the_sandbox(file: str) -> None:
+    names = names_in(tree_of(file)) | imports_of(file)
+    made = ("Environment", "NativeEnvironment", "SandboxedEnvironment", "ImmutableSandboxedEnvironment", "Template")
+    found = {name for name in names if name.startswith("jinja2.") and name.rpartition(".")[2] in made}
+    assert found == TEMPLATES_IN.get(file, set())
+
+
+@pytest.mark.parametrize("file", files_under(*NO_FETCHING_UNDER))
+def test_nothing_is_fetched_for_a_request(file: str) -> None:
+    assert not libraries_of(file) & FETCHES
+    assert "http.client" not in imports_of(file)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_certificates_are_checked(file: str) -> None:
+    switches = {
+        f"{node.arg}={ast.unparse(node.value)}"
+        for node in ast.walk(tree_of(file))
+        if isinstance(node, ast.keyword) and node.arg in ("verify", "ssl", "verify_ssl", "check_hostname")
+    }
+    assert not {each for each in switches if each.endswith("=False")}
+    assert not names_in(tree_of(file)) & {"ssl._create_unverified_context", "ssl.CERT_NONE"}
+
+
+@pytest.mark.parametrize("file", files_under("runtime"))
+def test_no_other_page_may_read_answers(file: str) -> None:
+    assert "CORSMiddleware" not in (ROOT / file).read_text()
+    assert "access-control-allow" not in (ROOT / file).read_text().lower()

@@ -71,12 +71,14 @@ class LlamaRunner(Runner):
         self._context = context
         self._left: dict[int, list[int]] = {}
         """What sequences that have ended left in their slots: another one may begin with the same tokens."""
+        self._owners: dict[int, str] = {}
+        """Whose that is."""
         self.slots, self.step_tokens = context.slots, context.batch_size
         self.limits = Limits(context.length, self._model.vocabulary_size)
 
     def admit(self, request: Request) -> int:
         sampler = Sampler(self._model, request.sampling, request.prompt, self._context.length)
-        slot, seen = self._best_free_slot(request.prompt)
+        slot, seen = self._best_free_slot(request.prompt, request.sampling.owner)
         if not self._context.forget(slot, seen):  # not every kind of model can forget a part
             self._context.forget(slot)
             seen = 0
@@ -84,15 +86,16 @@ class LlamaRunner(Runner):
         self._sequences[request] = _Sequence(slot, sampler, list(request.prompt[:seen]))
         return seen
 
-    def _best_free_slot(self, prompt: Sequence[int]) -> tuple[int, int]:
-        """A slot, and how much of the prompt's beginning it holds. The last token has to be seen again.
+    def _best_free_slot(self, prompt: Sequence[int], owner: str) -> tuple[int, int]:
+        """A slot, and how much of the prompt's beginning it holds of the same owner's. The last token is seen again.
 
         It is one whose tokens are mostly the prompt's, so that a conversation finds its own; else an empty one, or the
         one that has been left for the longest time.
         """
         others = prompt[:-1]
-        common = {slot: _common(tokens, others) for slot, tokens in self._left.items()}
-        fitting = [slot for slot in common if 2 * common[slot] >= len(self._left[slot])]
+        own = {slot: tokens for slot, tokens in self._left.items() if self._owners[slot] == owner}
+        common = {slot: _common(tokens, others) for slot, tokens in own.items()}
+        fitting = [slot for slot in common if 2 * common[slot] >= len(own[slot])]
         if fitting:
             slot = max(fitting, key=lambda slot: common[slot])
             return slot, common[slot]
@@ -144,7 +147,7 @@ class LlamaRunner(Runner):
             to = next((each for each in empty if each != slot), None)
             if to is not None:
                 self._context.move(slot, to)
-                self._left[to] = left
+                self._left[to], self._owners[to] = left, self._owners[slot]
 
     def _add(self, request: Request, share: int) -> int:
         """Put the next tokens of a request into the batch; the row of the last."""
@@ -162,7 +165,7 @@ class LlamaRunner(Runner):
         sequence = self._sequences.pop(request)
         sequence.sampler.close()
         if sequence.tokens:
-            self._left[sequence.slot] = sequence.tokens
+            self._left[sequence.slot], self._owners[sequence.slot] = sequence.tokens, request.sampling.owner
         else:
             self._context.forget(sequence.slot)
 

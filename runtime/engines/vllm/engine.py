@@ -15,6 +15,7 @@ from typing import Any
 
 from vllm import AsyncEngineArgs, CompletionOutput, PoolingParams, SamplingParams
 from vllm.exceptions import VLLMError
+from vllm.inputs import TokensPrompt
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -113,7 +114,8 @@ class VllmEngine(Engine):
     async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[list[int], None]:
         number = next(self._numbers)
         async with self._place(number):
-            outputs = self._engine.generate({"prompt_token_ids": list(prompt)}, self._parameters(sampling), number)
+            tokens = _prompt(prompt, sampling.owner)
+            outputs = self._engine.generate(tokens, self._parameters(sampling), number)
             with _as_ours():
                 async with aclosing(outputs):
                     async for output in outputs:
@@ -207,6 +209,14 @@ def _as_ours() -> Iterator[None]:
         raise EngineDeadError(f"vLLM has died: {error}") from error
     except (EngineGenerateError, VLLMError, ValueError) as error:
         raise EngineError(f"vLLM failed: {error}") from error
+
+
+def _prompt(prompt: Sequence[int], owner: str) -> TokensPrompt:
+    """vLLM shares prefixes between prompts with the same salt."""
+    tokens = TokensPrompt(prompt_token_ids=list(prompt))
+    if owner:
+        tokens["cache_salt"] = owner
+    return tokens
 
 
 def _tokens_of(answer: CompletionOutput, sampling: Sampling) -> list[int]:
