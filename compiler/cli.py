@@ -23,6 +23,7 @@ examples:
   llm-serve lint --fix              find what is probably not meant so, and mend what can be mended
   llm-serve explain mosaicml--mpt-7b-chat model_config.generation.max_batch_size
   llm-serve new acme/chat-7b --extends families/mpt --extends engines/vllm
+  llm-serve keys new team-a >> keys.toml
   llm-serve explain-code W203       what a code of a finding means
   llm-serve chat                    talk to the model that runs on this machine
   llm-serve bench http://127.0.0.1:8000 --clients 1 8 32 --goal ttft=500
@@ -161,6 +162,9 @@ def _parser() -> argparse.ArgumentParser:
 
     _build_verbs(verbs)
     _client_verbs(verbs)
+    keys = _verb(verbs, "keys", "make an API key for a server", (), of_project=False)
+    keys.add_argument("what", choices=("new",), help="new: show a new key, and print its entry of the file of keys")
+    keys.add_argument("name", metavar="NAME", help="whose it is; logs and limits go by it")
 
     explain_code = _verb(verbs, "explain-code", "say what a code of a finding means", ())
     explain_code.add_argument("code", nargs="?", metavar="CODE", help="such as E301; all codes if left out")

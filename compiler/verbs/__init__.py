@@ -35,6 +35,8 @@ def _verbs(verb: str) -> dict[str, Callable[[argparse.Namespace], int]]:
             from compiler.verbs.reference import VERBS
         case "bench" | "chat":
             from compiler.verbs.client import VERBS
+        case "keys":
+            from compiler.verbs.keys import VERBS
         case _:
             from compiler.verbs.build import VERBS
     return VERBS

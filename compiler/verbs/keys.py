@@ -16,12 +16,12 @@ _BYTES = 32
 
 
 def keys(options: argparse.Namespace) -> int:
-    """A new key, shown this once, and what the file of keys needs of it."""
+    """A new key on standard error, shown this once, and on standard output its entry, for the file of keys."""
     if not _NAME.fullmatch(options.name):
         raise RefusedError(f"`{options.name}` is no name: up to 64 letters, digits, `_`, `.` and `-`")
     key = f"sk-{secrets.token_urlsafe(_BYTES)}"
+    report.print_failure(f"the key of {options.name}, which is not shown again: {key}")
     report.print_lines([
-        f"# the key of {options.name}, which is not shown again: {key}",
         f'[keys."{options.name}"]',
         f'sha256 = "{sha256(key.encode()).hexdigest()}"',
         '# models = ["acme/*"]',

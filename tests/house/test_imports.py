@@ -126,9 +126,9 @@ CATCH_ALL_IN = {"compiler/cli.py": ["main"]}
 VAGUE = {"utils", "helpers", "common", "manager", "misc"}
 
 DANGEROUS = {
-    "__import__", "compile", "eval", "exec", "marshal", "os.popen", "os.system", "pickle", "shelve",
-    "joblib.load", "numpy.load", "pickle.load", "pty.spawn", "subprocess.getoutput", "subprocess.getstatusoutput",
-    "torch.load", "yaml.CLoader", "yaml.FullLoader", "yaml.Loader", "yaml.UnsafeLoader", "yaml.full_load", "yaml.load", "yaml.load_all",
+    "__import__", "compile", "eval", "exec", "joblib.load", "marshal", "numpy.load", "os.popen", "os.system", "pickle",
+    "pty.spawn", "shelve", "subprocess.getoutput", "subprocess.getstatusoutput", "torch.load", "yaml.CLoader",
+    "yaml.FullLoader", "yaml.Loader", "yaml.UnsafeLoader", "yaml.full_load", "yaml.load", "yaml.load_all",
     "yaml.unsafe_load", "yaml.unsafe_load_all",
 }  # fmt: skip
 """What runs text or bytes as a program."""

@@ -114,8 +114,8 @@ class VllmEngine(Engine):
     async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[list[int], None]:
         number = next(self._numbers)
         async with self._place(number):
-            tokens = _prompt(prompt, sampling.owner)
-            outputs = self._engine.generate(tokens, self._parameters(sampling), number)
+            asked = _prompt(prompt, sampling.owner)
+            outputs = self._engine.generate(asked, self._parameters(sampling), number)
             with _as_ours():
                 async with aclosing(outputs):
                     async for output in outputs:
@@ -213,10 +213,10 @@ def _as_ours() -> Iterator[None]:
 
 def _prompt(prompt: Sequence[int], owner: str) -> TokensPrompt:
     """vLLM shares prefixes between prompts with the same salt."""
-    tokens = TokensPrompt(prompt_token_ids=list(prompt))
+    asked = TokensPrompt(prompt_token_ids=list(prompt))
     if owner:
-        tokens["cache_salt"] = owner
-    return tokens
+        asked["cache_salt"] = owner
+    return asked
 
 
 def _tokens_of(answer: CompletionOutput, sampling: Sampling) -> list[int]:

@@ -54,7 +54,7 @@ GREEDY = {
     "a wide field": "{{ '{:2000000000}'.format(1) }}",
     "a wide centre": "{{ 'a' | center(2000000000) }}",
     "a wide percent": "{{ '%2000000000d' % 1 }}",
-    "a string that doubles": "{% set n = namespace(s='aa') %}{% for i in range(99) %}{% set n.s = n.s * 2 %}{% endfor %}",
+    "a string that grows": "{% set n = namespace(s='aa') %}{% for i in range(99) %}{% set n.s = n.s * 2 %}{% endfor %}",
     "a join": "{{ range(99999) | join('a' * 10 ** 6) }}",
     "a replacement": "{{ ('a' * 10 ** 6).replace('a', 'b' * 10 ** 6) }}",
     "macros in macros": "{% macro m(n) %}{{ m(n + 1) }}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}",
