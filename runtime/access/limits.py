@@ -10,6 +10,8 @@ from runtime.access.keys import Key
 from runtime.errors import RateLimitError
 
 MINUTE_S = 60.0
+BEHIND_GATEWAY_S = 55.0
+"""The span behind the gateway: two requests that it let in a minute apart may come here a bit closer to each other."""
 _GRAIN_S = 1.0
 """What comes within it is one entry, so that a window has no more entries than its seconds."""
 

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from runtime.access.keys import Keys, keys_from
-from runtime.access.limits import Limits
+from runtime.access.limits import BEHIND_GATEWAY_S, MINUTE_S, Limits
 from runtime.api.body import BodyBounds
 from runtime.api.gate import Gate
 from runtime.api.journal import Journal
@@ -26,7 +26,7 @@ class ProtectedApp(FastAPI):
         super().__init__(**options)
         self._model_id = model_id
         self._keys = keys or keys_from()
-        self._limits = limits or Limits()
+        self._limits = limits or Limits(MINUTE_S if model_id is None else BEHIND_GATEWAY_S)
 
     def build_middleware_stack(self) -> ASGIApp:
         """Starlette's, inside of ours: it makes its stack when the first request comes."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -11,6 +12,7 @@ import pytest
 
 from compiler import cli, exits
 from compiler.report.printing import Progress
+from runtime.access.keys import FILE, keys_from
 from tests.compiler.support import ENGINE, write
 
 GOOD = {"base/defaults.yaml": ENGINE, "registry/acme--a.yaml": "model_config: {model_id: acme/a}\n"}
@@ -202,3 +204,25 @@ def test_a_terminal_without_unicode_shows_numbers(project: Path) -> None:
 def test_version(capsys) -> None:
     assert run("--version") == 0
     assert capsys.readouterr().out == f"llm-serve {version('llm-serve')}\n"
+
+
+def test_a_new_key_opens_by_its_entry(tmp_path: Path, capsys) -> None:
+    entries, shown = "", []
+    for name in ("team-a", "team.b"):
+        assert run("keys", "new", name) == 0
+        printed = capsys.readouterr()
+        entries += printed.out
+        shown.append(re.search(r"sk-[\w-]{43}$", printed.err, re.MULTILINE)[0])
+        assert shown[-1] not in printed.out
+    file = tmp_path / "keys.toml"
+    file.write_text(entries)
+    file.chmod(0o600)
+    keys = keys_from({FILE: str(file)})
+    assert [keys.find(key.encode()).name for key in shown] == ["team-a", "team.b"]
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a\n", "a\x1b[31m", "x" * 65, '"'])
+def test_a_key_needs_a_name_that_logs_can_show(capsys, name: str) -> None:
+    assert run("keys", "new", name) == exits.WRONG_CONFIG
+    printed = capsys.readouterr()
+    assert printed.out == "" and "is no name" in printed.err

@@ -66,10 +66,11 @@ async def test_what_a_prompt_shares_with_an_earlier_one_is_not_computed_again(mo
     monkeypatch.setattr("runtime.engines.llama_cpp.engine.Context", Recorder)
     options = {"type": "llamaCpp", "model_init_kwargs": {"n_ctx": 512, "n_batch": 64}}
 
-    async def answer(engine: Engine, text: str) -> tuple[list[int], int]:
+    async def answer(engine: Engine, text: str, owner: str = "") -> tuple[list[int], int]:
         """The answer's tokens, and how many tokens of the prompt were computed."""
         added.clear()
-        stream = engine.generate(engine.tokenizer.encode(text), Sampling(max_new_tokens=8, temperature=0))
+        sampling = Sampling(max_new_tokens=8, temperature=0, owner=owner)
+        stream = engine.generate(engine.tokenizer.encode(text), sampling)
         tokens = [token async for batch in stream for token in batch]
         return tokens, len(added) - len(tokens) + 1
 
@@ -87,6 +88,9 @@ async def test_what_a_prompt_shares_with_an_earlier_one_is_not_computed_again(mo
     assert computed == len(engine.tokenizer.encode("Something else"))
     _, computed = await answer(engine, longer)
     assert computed == 1
+    whole = len(engine.tokenizer.encode(longer))
+    for owner, computed in (("a", whole), ("a", 1), ("b", whole), ("b", 1), ("a", 1)):
+        assert await answer(engine, longer, owner) == (warm, computed), "what others have asked cannot be timed"
     await engine.close()
     engine = load(arguments_for(options), fetch().parent, Batching(2))
     assert warm == again == (await answer(engine, longer))[0]
