@@ -2,9 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+import socket
+from collections.abc import AsyncIterator, Callable
 
 import pytest
+import uvicorn
 from fastapi import FastAPI
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -284,3 +286,35 @@ REASONS = {
     "stop_token_ids[][]": "an id that no token has stops nothing",
     "messages[].content": "parts of text; the body's length bounds them",
 }
+
+
+@pytest.fixture
+async def address(app) -> AsyncIterator[tuple[str, int]]:
+    """Where a real server serves the application."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+        serving = asyncio.create_task(server.serve([listener]))
+        while not server.started:
+            await asyncio.sleep(0.001)
+        yield listener.getsockname()
+        server.should_exit = True
+        await serving
+
+
+@pytest.mark.parametrize(
+    ("length", "body", "status"),
+    [(2 * MAX_BODY_BYTES, b"x" * 1000, b"413"), (1000, b"{", b"408"), (2, b"{x", b"400")],
+    ids=["too long", "too slow", "no JSON"],
+)
+async def test_on_the_wire(address, monkeypatch, length, body, status) -> None:
+    """The answer comes although the body has not, and the connection closes unless the body was whole."""
+    monkeypatch.setattr("runtime.api.body.BODY_TIMEOUT_S", 0.05)
+    reader, writer = await asyncio.open_connection(*address)
+    head = f"POST {PATH} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+    writer.write(head.encode() + body)
+    async with asyncio.timeout(10):
+        answer = await reader.read()
+    assert answer.split(b" ")[1] == status
+    assert b"connection: close" in answer.lower()
+    writer.close()
+    await writer.wait_closed()
