@@ -64,15 +64,19 @@ class Window:
 class Limits:
     """The windows of all keys of one process."""
 
-    def __init__(self, span_s: float = MINUTE_S, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, span_s: float = MINUTE_S, clock: Callable[[], float] = time.monotonic, *, tokens: bool = True
+    ) -> None:
+        """`tokens`: they are counted here."""
         self._span_s = span_s
         self._clock = clock
+        self._tokens = tokens
         self._windows: dict[tuple[str, str], Window] = {}
 
     def admit(self, key: Key) -> None:
         """Count a request. Raises RateLimitError, and counts nothing, where the key has used up its minute."""
         now = self._clock()
-        for what, limit in _limits_of(key):
+        for what, limit in self._limits_of(key):
             if wait := self._window(key, what).wait_s(now, limit):
                 problem = f"the key `{key.name}` has used up its {limit} {what} of a minute"
                 seconds = max(1, math.ceil(wait))
@@ -86,7 +90,7 @@ class Limits:
     def headers(self, key: Key) -> Mapping[str, str]:
         """Where the key stands, as OpenAI's clients read it."""
         now, found = self._clock(), {}
-        for what, limit in _limits_of(key):
+        for what, limit in self._limits_of(key):
             window = self._window(key, what)
             found[f"x-ratelimit-limit-{what}"] = str(limit)
             found[f"x-ratelimit-remaining-{what}"] = str(max(0, limit - window.used(now)))
@@ -96,7 +100,6 @@ class Limits:
     def _window(self, key: Key, what: str) -> Window:
         return self._windows.setdefault((key.name, what), Window(self._span_s))
 
-
-def _limits_of(key: Key) -> list[tuple[str, int]]:
-    limits = (("requests", key.requests_per_minute), ("tokens", key.tokens_per_minute))
-    return [(what, limit) for what, limit in limits if limit is not None]
+    def _limits_of(self, key: Key) -> list[tuple[str, int]]:
+        limits = [("requests", key.requests_per_minute), ("tokens", key.tokens_per_minute if self._tokens else None)]
+        return [(what, limit) for what, limit in limits if limit is not None]

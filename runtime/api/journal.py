@@ -68,8 +68,8 @@ def _record(scope: Scope, visit: Visit, status: int | None, duration_s: float) -
         "duration_ms": round(duration_s * 1000, 1),
         "model": visit.model,
         "key": visit.key.name if visit.key else None,
-        "prompt_tokens": visit.prompt_tokens,
-        "answer_tokens": visit.answer_tokens,
+        "prompt_tokens": visit.prompt_tokens or None,
+        "answer_tokens": visit.answer_tokens or None,
     }
     if visit.body is not None:
         fields["body"] = visit.body

@@ -26,7 +26,8 @@ class ProtectedApp(FastAPI):
         super().__init__(**options)
         self._model_id = model_id
         self._keys = keys or keys_from()
-        self._limits = limits or Limits(MINUTE_S if model_id is None else BEHIND_GATEWAY_S)
+        is_gateway = model_id is None
+        self._limits = limits or Limits(MINUTE_S if is_gateway else BEHIND_GATEWAY_S, tokens=not is_gateway)
 
     def build_middleware_stack(self) -> ASGIApp:
         """Starlette's, inside of ours: it makes its stack when the first request comes."""

@@ -11,9 +11,11 @@ import pytest
 import uvicorn
 from aiohttp import web
 
+from runtime.access.keys import FILE
 from runtime.api.body import MAX_BODY_BYTES
 from runtime.application import RESERVED_NAMES, GatewayModel, GatewaySettings, ModelCard
 from runtime.gateway import Gateway
+from tests.runtime.access.test_keys import entry
 
 HOST = "127.0.0.1"
 CHAT = {"model": "acme/model", "messages": [{"role": "user", "content": "Hi"}]}
@@ -459,3 +461,19 @@ async def test_a_client_that_goes_before_it_took_anything_leaves_no_request_behi
 def test_no_model_may_take_one_of_its_routes() -> None:
     paths = [route.path for route in Gateway(Look()).create_app().routes]  # type: ignore[attr-defined]
     assert {path.split("/")[1] for path in paths} | {"gateway"} == RESERVED_NAMES
+
+
+async def test_what_is_left_of_a_keys_tokens_is_what_the_replica_says(upstream, gateway, monkeypatch, tmp_path) -> None:
+    file = tmp_path / "keys.toml"
+    file.write_text(entry("team", "key", "requests_per_minute = 5\ntokens_per_minute = 100"))
+    file.chmod(0o600)
+    monkeypatch.setenv(FILE, str(file))
+    told = {"x-ratelimit-remaining-tokens": "10", "x-ratelimit-remaining-requests": "99"}
+    told["content-type"] = "application/json"
+    upstream.chat(answers(headers=told, body=b"{}"))
+    app = gateway.create_app()
+    transport = httpx.ASGITransport(app)
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://test") as made:
+        response = await made.post("/v1/chat/completions", json=CHAT, headers={"authorization": "Bearer key"})
+    left = [response.headers.get_list(f"x-ratelimit-remaining-{what}") for what in ("tokens", "requests")]
+    assert left == [["10"], ["4"]]
