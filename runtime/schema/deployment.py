@@ -82,6 +82,13 @@ class RuntimeEnv(Schema, extra="allow"):
     """Python packages to install, as pip requirement lines, or Ray's long form. A line replaces the one that a lower
     layer has for the same package; `!replace` takes the place of the whole list."""
 
+    @model_validator(mode="after")
+    def _who_may_come_in_is_said_elsewhere(self) -> Self:
+        for name in self.env_vars:
+            if name.startswith("LLM_SERVE_API_KEYS"):
+                raise contradiction(f"{name} is the node's own: set it where `ray start` runs", "env_vars")
+        return self
+
     def declared(self) -> dict[str, Any]:
         """What the user set and Ray takes, nothing else: Ray treats an empty key differently from a missing one."""
         declared = self.model_dump(mode="json", exclude_unset=True)

@@ -9,6 +9,7 @@ import pytest
 
 from runtime.access.keys import FILE, PLAIN, Key, Keys, keys_from
 from runtime.errors import ConfigError
+from runtime.schema.deployment import RuntimeEnv
 
 
 class Clock:
@@ -142,3 +143,10 @@ def test_every_key_is_compared_whichever_it_is(file: Path, monkeypatch) -> None:
         compared.clear()
         keys.find(presented)
         assert compared == [(32, 32)] * 5
+
+
+@pytest.mark.parametrize("name", [FILE, PLAIN])
+def test_no_model_brings_keys_of_its_own(name: str) -> None:
+    for value in ("", "/tmp/keys.toml", {"from_env": "OTHER"}):
+        with pytest.raises(ValueError, match="is the node's own"):
+            RuntimeEnv.model_validate({"env_vars": {name: value}})
