@@ -6,7 +6,7 @@ reaches running replicas. That split is the reason why editing a temperature nev
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from runtime.engines import ENGINES, engine_named
 from runtime.engines.spec import EngineSpec, InitializerConfig
@@ -183,6 +183,8 @@ class ModelSettings(Schema):
     """Most words of a prompt."""
     max_waiting_requests: NonNegativeInt
     """Requests that may wait for a slot."""
+    request_timeout_s: PositiveFloat | None = None
+    """Seconds that an answer may take, waiting included; None: as long as it likes."""
     card: ModelCard = shared(ModelCard)
     """What `/v1/models` says of the model."""
 

@@ -13,6 +13,7 @@ LLMServeError
 ├── RateLimitError          the key has used up its minute
 ├── ModelUnavailableError   the model exists but cannot answer (starting, failed)
 ├── OverloadedError         slots and queue are full
+├── DeadlineError           the answer took longer than it may
 └── EngineError             the engine failed while it worked on a request
     ├── EngineMemoryError   there was no memory for this request; others go on
     └── EngineDeadError     it has stopped, and answers nothing any more
@@ -95,6 +96,10 @@ class OverloadedError(LLMServeError):
     """Every slot and every waiting place is taken."""
 
 
+class DeadlineError(LLMServeError):
+    """The answer, waiting included, took longer than the model's `request_timeout_s`."""
+
+
 class EngineError(LLMServeError):
     """The engine failed on a request that was valid."""
 
@@ -128,6 +133,7 @@ HTTP_ERRORS: dict[type[LLMServeError], HttpError] = {
     RateLimitError: HttpError(429, "rate_limit_error", "rate_limit_exceeded"),
     ModelUnavailableError: HttpError(503, "server_error", "model_unavailable", retry_after_s=5),
     OverloadedError: HttpError(429, "rate_limit_error", "overloaded", retry_after_s=1),
+    DeadlineError: HttpError(504, "server_error", "timeout"),
     EngineMemoryError: HttpError(503, "server_error", "out_of_memory", retry_after_s=1),
     EngineDeadError: HttpError(503, "server_error", "model_unavailable", retry_after_s=5),
     EngineError: HttpError(500, "server_error", "engine_error"),

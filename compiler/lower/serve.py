@@ -92,6 +92,7 @@ def _model_deployment(spec: ModelSpec) -> Document:
         generation=spec.model.generation,
         max_input_words=spec.model.max_input_words,
         max_waiting_requests=waiting,
+        request_timeout_s=config.request_timeout_s,
         card=spec.model.card,
     )
     scaling = (
@@ -107,6 +108,7 @@ def _model_deployment(spec: ModelSpec) -> Document:
         "backpressure_config": {"status_code": 429, "retry_after_s": 1.0},
         "graceful_shutdown_wait_loop_s": config.graceful_shutdown_wait_loop_s,
         "graceful_shutdown_timeout_s": config.graceful_shutdown_timeout_s,
+        "max_surge_percent": config.max_surge_percent,
         "health_check_period_s": config.health_check_period_s,
         "health_check_timeout_s": config.health_check_timeout_s,
         "ray_actor_options": _actor_options(spec),

@@ -16,10 +16,11 @@ from runtime.api.embeddings import EmbeddingRequest, embeddings_body, prompts_of
 from runtime.api.journal import counted
 from runtime.api.protection import ProtectedApp
 from runtime.api.protocol import ChatRequest, CompletionRequest, GenerateRequest
+from runtime.api.pump import Pump, deadline
 from runtime.api.refusal import error_response
 from runtime.api.requests import Border, ValidRequest
 from runtime.api.responses import Delta, Shape, Usage, error_body, joined, model_entry
-from runtime.api.sse import DONE, EventStream, event, while_connected
+from runtime.api.sse import DONE, HEARTBEAT, EventStream, event, while_connected
 from runtime.application import ModelCard
 from runtime.errors import LLMServeError, ModelNotFoundError, RequestError
 
@@ -50,6 +51,7 @@ def create_app(served: Served) -> FastAPI:
     """The model's own /v1."""
     app = ProtectedApp(served.model_id, title=f"llm-serve: {served.model_id}", docs_url="/docs", redoc_url=None)
     add_error_handlers(app)
+    app.state.pump = Pump()
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -93,17 +95,21 @@ async def _respond(
     request: Request, served: Served, body: GenerateRequest, valid: ValidRequest, *, chat: bool
 ) -> Response:
     shape = Shape(served.model_id, chat, valid.sampling.logprobs is not None)
-    answer = counted(served.answer(valid), len(valid.prompt))
+    answer, timeout_s = counted(served.answer(valid), len(valid.prompt)), served.border().settings.request_timeout_s
     if not body.stream:
-        return JSONResponse(await while_connected(request, _whole(answer, shape, valid)))
-    first = await while_connected(request, anext(answer))  # until it is there, an error still has a status
+        return JSONResponse(await while_connected(request, _whole(answer, shape, valid, timeout_s)))
     with_usage = body.stream_options is not None and body.stream_options.include_usage
-    return EventStream(_events(first, answer, shape, valid, with_usage=with_usage))
+    pump: Pump = request.app.state.pump
+    events = _events(pump.pieces(answer, timeout_s), shape, valid, with_usage=with_usage)
+    first = await while_connected(request, anext(events))  # until it is there, an error still has a status
+    return EventStream(events, first=first)
 
 
-async def _whole(answer: AsyncGenerator[Delta, None], shape: Shape, valid: ValidRequest) -> dict[str, object]:
+async def _whole(
+    answer: AsyncGenerator[Delta, None], shape: Shape, valid: ValidRequest, timeout_s: float | None
+) -> dict[str, object]:
     pieces: list[list[Delta]] = [[] for _ in range(valid.n)]
-    async with aclosing(answer):
+    async with deadline(timeout_s), aclosing(answer):
         async for delta in answer:
             pieces[delta.index].append(delta)
     answers = [joined(each) for each in pieces]
@@ -111,18 +117,23 @@ async def _whole(answer: AsyncGenerator[Delta, None], shape: Shape, valid: Valid
 
 
 async def _events(
-    first: Delta, answer: AsyncGenerator[Delta, None], shape: Shape, valid: ValidRequest, *, with_usage: bool
+    pieces: AsyncGenerator[Sequence[Delta], None], shape: Shape, valid: ValidRequest, *, with_usage: bool
 ) -> AsyncGenerator[bytes, None]:
-    """The stream. After a fault: one error event, and no [DONE]."""
-    tokens = {first.index: first.tokens}
-    async with aclosing(answer):
+    """The stream. A fault before it has begun is raised; after that it is one error event, and there is no [DONE]."""
+    tokens: dict[int, int] = {}
+    has_begun = False
+    async with aclosing(pieces):
         try:
-            openings = [event(shape.opening(index)) for index in range(valid.n)] if shape.chat else []
-            yield b"".join(openings) + event(shape.chunk(first))
-            async for delta in answer:
-                tokens[delta.index] = delta.tokens
-                yield event(shape.chunk(delta))
+            async for deltas in pieces:
+                chunks = [event(shape.chunk(delta)) for delta in deltas]
+                if shape.chat and not tokens and deltas:
+                    chunks = [*(event(shape.opening(index)) for index in range(valid.n)), *chunks]
+                tokens |= {delta.index: delta.tokens for delta in deltas}
+                has_begun = True
+                yield b"".join(chunks) or HEARTBEAT
         except LLMServeError as error:
+            if not has_begun:
+                raise
             yield event(error_body(error))
             return
     if with_usage:

@@ -2,17 +2,24 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import aclosing
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 T = TypeVar("T")
 
 DONE = b"data: [DONE]\n\n"
+HEARTBEAT = b": still at work\n\n"
+"""A comment: clients skip it, and whatever lies between sees that the connection is in use."""
+STALL_S = 60.0
+"""Seconds that a client may leave a piece unread before its stream is cut."""
+
+_log = logging.getLogger(__name__)
 
 
 def event(data: Mapping[str, Any]) -> bytes:
@@ -21,32 +28,56 @@ def event(data: Mapping[str, Any]) -> bytes:
 
 
 class EventStream(Response):
-    """Sends a stream of bytes; when the client goes, the generator is closed at once, not some time later.
+    """Sends a stream of bytes; when the client goes or stops reading, the generator is closed at once.
 
     The response starts with the first bytes: a generator that has not begun would not clean up when it is closed.
+    `first`: what has been taken out of it already.
     """
 
     media_type = "text/event-stream"
 
     def __init__(
-        self, events: AsyncGenerator[bytes, None], status: int = 200, headers: Mapping[str, str] | None = None
+        self,
+        events: AsyncGenerator[bytes, None],
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+        first: bytes | None = None,
     ) -> None:
         unbuffered = {"cache-control": "no-cache", "x-accel-buffering": "no"}
         super().__init__(status_code=status, headers=unbuffered | dict(headers or {}))
         del self.headers["content-length"]
         self._events = events
+        self._first = first
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (ASGI's)
         await run_while_connected(receive, self._send_all(send))
 
     async def _send_all(self, send: Send) -> None:
         async with aclosing(self._events) as events:
-            first = await anext(events, b"")
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await send({"type": "http.response.body", "body": first, "more_body": True})
-            async for chunk in events:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            first = await anext(events, b"") if self._first is None else self._first
+            try:
+                await _send(
+                    send, {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+                )
+                await _send(send, {"type": "http.response.body", "body": first, "more_body": True})
+                async for chunk in events:
+                    await _send(send, {"type": "http.response.body", "body": chunk, "more_body": True})
+            except _StalledError:
+                _log.warning("a client has read nothing for %g s: its stream is cut", STALL_S)
+                return  # an unfinished response: the server closes the connection
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class _StalledError(Exception):
+    """The client does not read."""
+
+
+async def _send(send: Send, message: Message) -> None:
+    try:
+        async with asyncio.timeout(STALL_S):
+            await send(message)
+    except TimeoutError as error:
+        raise _StalledError from error
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

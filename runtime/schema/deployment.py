@@ -181,6 +181,9 @@ class DeploymentConfig(Schema):
     max_waiting_requests: NonNegativeInt | None = None
     """Requests that may wait in a replica for a free slot before more are refused with 429; twice
     `generation.max_batch_size` when left out."""
+    request_timeout_s: PositiveFloat | None = 570.0
+    """Seconds that an answer may take, waiting for a slot included; then it ends with a 504, or in mid-stream with an
+    error event. `null`: only Ray's own limit holds (`http.request_timeout_s` of the cluster), which cuts it."""
     max_queued_requests: Annotated[int, Field(ge=0)] = 128
     """Requests that each Ray proxy holds back for the model before it answers 429 itself. Ray's default: no limit."""
     health_check_period_s: PositiveFloat = 10.0
@@ -191,6 +194,9 @@ class DeploymentConfig(Schema):
     """Seconds between looks whether a stopping replica has finished its requests."""
     graceful_shutdown_timeout_s: NonNegativeFloat = 60.0
     """Seconds that a stopping replica may take to finish its requests."""
+    max_surge_percent: Annotated[int, Field(ge=0, le=100)] = 0
+    """Extra replicas, in percent of their number, while an update replaces them: old ones then stop only after new
+    ones are ready, which takes a node with room for both. 0 stops an old one before the new one starts."""
 
     @model_validator(mode="after")
     def _one_way_of_scaling(self) -> Self:
