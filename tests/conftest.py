@@ -10,3 +10,8 @@ settings.register_profile(
 )
 settings.register_profile("full", max_examples=1000, deadline=None, suppress_health_check=slow_machines)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+def at_size(quick: int, full: int) -> int:
+    """How many cases a test of its own making has, by the same profile."""
+    return full if os.environ.get("HYPOTHESIS_PROFILE") == "full" else quick

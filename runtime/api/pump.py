@@ -50,16 +50,16 @@ class Pump:
         self.streams += 1
         due = 0.0
         try:
-            while True:
-                heartbeat = loop.call_later(HEARTBEAT_S, stream.news.set)
-                await stream.news.wait()
-                heartbeat.cancel()
+            while stream.pending or not reading.done():
+                if not reading.done():
+                    heartbeat = loop.call_later(HEARTBEAT_S, stream.news.set)
+                    await stream.news.wait()
+                    heartbeat.cancel()
                 if (early := due - loop.time()) > 0:
                     await asyncio.sleep(early)
-                if reading.done() and not stream.pending:
-                    break
-                due = loop.time() + self.streams / WRITES_PER_S
-                yield stream.take()
+                if stream.pending or not reading.done():
+                    due = loop.time() + self.streams / WRITES_PER_S
+                    yield stream.take()
             await reading
         finally:
             self.streams -= 1

@@ -1,5 +1,8 @@
 """Fixtures over the scripted engine."""
 
+import asyncio
+from collections.abc import Callable
+
 import pytest
 
 from runtime.replica import Replica
@@ -23,3 +26,17 @@ def make_replica(engine, monkeypatch, tmp_path):
         return replica
 
     return make
+
+
+@pytest.fixture
+async def advance(monkeypatch) -> Callable[[float], None]:
+    """Puts the event loop's clock forward by so many seconds: what is due by then happens next."""
+    loop, shift = asyncio.get_running_loop(), [0.0]
+    real = loop.time
+    monkeypatch.setattr(loop, "time", lambda: real() + shift[0])
+
+    def advance(seconds: float) -> None:
+        shift[0] += seconds
+        loop.call_soon(lambda: None)  # so that the loop, should it wait, looks at its clock
+
+    return advance
