@@ -18,13 +18,18 @@ HEARTBEAT = b": still at work\n\n"
 """A comment: clients skip it, and whatever lies between sees that the connection is in use."""
 STALL_S = 60.0
 """Seconds that a client may leave a piece unread before its stream is cut."""
+_LINE_SEPARATORS = str.maketrans({letter: f"\\u{ord(letter):04x}" for letter in "\x85\u2028\u2029"})
+"""Lines do not end at them in a stream of events, but they do for clients that split it as they split text."""
 
 _log = logging.getLogger(__name__)
 
 
 def event(data: Mapping[str, Any]) -> bytes:
     """One event with a JSON object."""
-    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    if not text.isascii():
+        text = text.translate(_LINE_SEPARATORS)
+    return b"data: " + text.encode() + b"\n\n"
 
 
 class EventStream(Response):
