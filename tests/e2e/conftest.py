@@ -1,14 +1,17 @@
 """One real Ray cluster for all end-to-end tests, deployed from what `llm-serve compile` writes."""
 
+import os
 import secrets
 import shutil
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import openai
+import psutil
 import pytest
 
 from demo.cluster import FAILED, HOST, Cluster, stop
@@ -36,6 +39,20 @@ initialization:
     initializer: {{model_filename: is-nowhere.gguf}}""",
     "acme--damaged": "initialization: {hf_model_id: acme/damaged-weights}",
 }
+FRAGILE = f"""\
+extends: {SMOLLM2}
+deployment_config:
+  max_waiting_requests: 6
+  graceful_shutdown_timeout_s: 8
+  graceful_shutdown_wait_loop_s: 0.5
+  max_surge_percent: 100
+scaling_config: {{num_cpus_per_worker: 0}}
+model_config:
+  model_id: acme/fragile
+  initialization: {{hf_model_id: {REPOSITORY}}}
+  generation: {{max_batch_size: 2}}
+"""
+"""A model to be killed, replaced and overrun: two slots, six places to wait, eight seconds to finish."""
 ENGINE = """\
 extends: [engines/{engine}, families/smollm2, hardware/cpu]
 deployment_config: {{ray_actor_options: {{num_cpus: 0}}}}
@@ -66,6 +83,8 @@ class Deployment:
     cluster: Cluster
     project: Path
     port: int
+    session: int
+    """Number of the process session that it runs in."""
 
     @property
     def url(self) -> str:
@@ -74,6 +93,16 @@ class Deployment:
     @property
     def client(self) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=120)
+
+    def processes(self, *names: str) -> list[psutil.Process]:
+        """The cluster's own whose command begins with one of the names; all of them when there is none."""
+        found = []
+        for process in psutil.process_iter(["cmdline"]):
+            with suppress(psutil.NoSuchProcess, ProcessLookupError):
+                command = " ".join(process.info["cmdline"] or ())
+                if os.getsid(process.pid) == self.session and command.startswith(names or ""):
+                    found.append(process)
+        return found
 
     def deploy(self) -> None:
         """The README's two commands, to the letter."""
@@ -111,6 +140,7 @@ def _write_project(folder: Path, port: int) -> None:
     for name, more in MODELS.items():
         text = MODEL.format(base=SMOLLM2, model_id=name.replace("--", "/"), more=more)
         (folder / "registry" / f"{name}.yaml").write_text(text)
+    (folder / "registry" / "acme--fragile.yaml").write_text(FRAGILE)
     for engine, (workers, initializer) in ENGINES.items():
         text = ENGINE.format(engine=engine, workers=workers, initializer=initializer, repository=REPOSITORY)
         (folder / "registry" / f"acme--{engine}.yaml").write_text(text)
@@ -138,6 +168,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterato
     patch.setenv("LLM_SERVE_CACHE", str(cache))
     patch.setenv("RAY_SERVE_HAPROXY_METRICS_PORT", str(metrics))
     patch.setenv("RAY_SERVE_HAPROXY_STATS_PORT", str(stats))
+    patch.setenv("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "2")  # of 30 s, which the tests cannot wait
     cluster = Cluster(gcs, dashboard, secrets.token_hex(32))
     project = tmp_path_factory.mktemp("project")
     _write_project(project, http)
@@ -146,7 +177,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterato
     options += ("--min-worker-port=0", "--max-worker-port=0", "--num-cpus=4")
     session = cluster.start(project / "ray.log", *options)
     try:
-        running = Deployment(cluster, project, http)
+        running = Deployment(cluster, project, http, session)
         running.deploy()
         running.wait_until_settled()
         yield running

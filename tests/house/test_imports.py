@@ -81,6 +81,8 @@ HEAVY = {
 HEAVY_IN = {
     "compiler/build/cache.py": {"boto3"},
     "benchmarks/bare.py": {"llama_cpp", "torch", "transformers"},
+    "benchmarks/fast.py": {"ray"},
+    "benchmarks/overhead.py": {"aiohttp"},
     "benchmarks/peers.py": {"jinja2"},
     "benchmarks/servers.py": {"aiohttp"},
     "benchmarks/serving.py": {"ray"},

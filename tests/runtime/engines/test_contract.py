@@ -5,7 +5,7 @@ import ctypes
 import gc
 import math
 import pickle
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sized
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from random import Random
@@ -20,6 +20,7 @@ from demo.model import fetch_safetensors
 from runtime.engines import ENGINES
 from runtime.engines.contract import Batching, Engine, Sampling, ScoredToken, load
 from runtime.errors import EngineDeadError
+from tests.conftest import at_size
 from tests.runtime.support import arguments_for
 
 INITIALIZERS = {
@@ -319,6 +320,40 @@ async def test_closing_an_answer_frees_its_slot(engine: Engine) -> None:
     await streams[0].aclose()
     assert await asyncio.wait_for(waiting, 30) == PARIS
     await asyncio.gather(*(stream.aclose() for stream in streams[1:]))
+
+
+async def test_streams_that_are_cut_anywhere_leave_nothing(engine: Engine) -> None:
+    """Before a token, after some, while they wait for a slot: then every slot is free, and nothing is kept of them."""
+    random, endless = Random(7), Sampling(max_new_tokens=900, min_new_tokens=900)
+    prompt = engine.tokenizer.encode("Once upon a time")
+
+    async def cut() -> None:
+        stream = engine.generate(prompt, endless)
+        reading = asyncio.ensure_future(anext(stream))
+        for _ in range(random.randrange(3)):
+            await asyncio.wait({reading}, timeout=random.choice((0, 0.01, 0.1)))
+            if reading.done():
+                reading = asyncio.ensure_future(anext(stream))
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        await stream.aclose()
+
+    streams = at_size(20, 100)
+    for _ in range(streams // 10):
+        await asyncio.gather(*(cut() for _ in range(10)))
+    whole = [asyncio.ensure_future(text_of(engine, FRANCE)) for _ in range(SLOTS)]
+    assert set(await asyncio.wait_for(asyncio.gather(*whole), 60)) == {PARIS}
+    async with asyncio.timeout(10):
+        while any(tables_of(engine)):
+            await asyncio.sleep(0.01)
+
+
+def tables_of(engine: Engine) -> list[Sized]:
+    """What an engine keeps of answers under way, where it does so in this process."""
+    if hasattr(engine, "_scheduler"):
+        scheduler = engine._scheduler
+        return [scheduler.running, scheduler.waiting, scheduler.runner._sequences]
+    return [engine._running]
 
 
 async def test_slots_change_while_answers_run(engine: Engine) -> None:

@@ -1,0 +1,132 @@
+"""What streams cost around the engine: `python -m benchmarks.overhead`.
+
+An engine that costs next to nothing runs behind Ray Serve (`benchmarks.fast`). Its streams are read through the gateway
+and on the model's own route, as fast as they come: tokens/s of all clients, and milliseconds to the first token. Then
+the engine makes a token every 20 ms, as a real one would: the milliseconds to the first token are what the road adds.
+The client shares the machine's cores with the servers.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import secrets
+import shutil
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import aiohttp
+
+from benchmarks.fast import PIECE
+from benchmarks.servers import FOLDER, HOST, ROOT, free_port
+from demo import cluster as ray_cluster
+
+_NAME = "acme--fast"
+_START_TIMEOUT_S = 120
+_STEADY_S = 0.02
+_ROUTES = {"gateway": "/v1/completions", "direct": f"/{_NAME}/v1/completions"}
+
+
+def main() -> None:
+    """Print a table of both roads."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32, 128])
+    parser.add_argument("--seconds", type=float, default=4.0, help="how long each measurement takes, about")
+    options = parser.parse_args()
+    with _served() as url:
+        asyncio.run(_measure(url, options.clients, options.seconds))
+
+
+@contextmanager
+def _served() -> Iterator[str]:
+    """The address of a cluster of its own that serves the fast model."""
+    project = FOLDER / "project-fast"
+    shutil.rmtree(project, ignore_errors=True)
+    shutil.copytree(ROOT / "base", project / "base")
+    (project / "registry/clusters").mkdir(parents=True)
+    gcs, dashboard, client, port, metrics, stats = (free_port() for _ in range(6))
+    (project / "registry/clusters/default.yaml").write_text(f'models: ["*"]\nhttp: {{port: {port}}}\n')
+    model = {
+        "extends": ["engines/llama-cpp", "hardware/cpu"],
+        "deployment_config": {"max_waiting_requests": 64},
+        "scaling_config": {"num_cpus_per_worker": 1},
+        "model_config": {
+            "model_id": "acme/fast",
+            "initialization": {"initializer": {"model_filename": "none.gguf"}},
+            "generation": {"max_batch_size": 256},
+        },
+    }
+    (project / f"registry/{_NAME}.yaml").write_text(json.dumps(model))
+    os.environ |= {
+        "PYTHONPATH": str(ROOT),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
+    }
+    cluster = ray_cluster.Cluster(gcs, dashboard, secrets.token_hex(32))
+    ports = [f"--ray-client-server-port={client}", "--dashboard-agent-listen-port=0"]
+    ports += ["--min-worker-port=0", "--max-worker-port=0"]
+    session = cluster.start(project / "ray.log", "--num-cpus=4", *ports)
+    try:
+        cluster.run("llm-serve", "compile", cwd=project)
+        config = project / "generated/serve.yaml"
+        config.write_text(config.read_text().replace("runtime.serve:model", "benchmarks.fast:model"))
+        cluster.run("serve", "deploy", str(config))
+        for _ in cluster.wait_until_running(_START_TIMEOUT_S):
+            pass
+        yield f"http://{HOST}:{port}"
+    finally:
+        ray_cluster.stop(session)
+
+
+async def _measure(url: str, clients: list[int], seconds: float) -> None:
+    names = ("tokens/s", "first ms, p50", "p99", "steady, p50", "p99")
+    print(f"{'road':>8} {'clients':>8} " + " ".join(f"{name:>13}" for name in names))
+    unlimited = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(url, connector=unlimited, timeout=aiohttp.ClientTimeout(total=None)) as session:
+        for route in _ROUTES.values():  # warm up
+            await _round(session, route, 8, 200, 0)
+        for count in clients:
+            for road, route in _ROUTES.items():
+                rate, firsts = await _round(session, route, count, int(seconds * 15_000 / count), 0)
+                _, steady = await _round(session, route, count, int(seconds / 2 / _STEADY_S), _STEADY_S)
+                columns = (rate, *_milliseconds(firsts), *_milliseconds(steady))
+                print(f"{road:>8} {count:>8} " + " ".join(f"{each:>13.1f}" for each in columns), flush=True)
+
+
+def _milliseconds(firsts: list[float]) -> tuple[float, float]:
+    ordered = sorted(firsts)
+    return statistics.median(ordered) * 1e3, ordered[int(0.99 * (len(ordered) - 1))] * 1e3
+
+
+async def _round(
+    session: aiohttp.ClientSession, route: str, count: int, tokens: int, token_s: float
+) -> tuple[float, list[float]]:
+    """Tokens/s of so many clients at once, and seconds to each one's first token. Steady ones begin one by one."""
+    begun = time.perf_counter()
+    spread = token_s * (1 if count == 1 else 7)
+    answers = [_answer(session, route, tokens, token_s, number * spread / count) for number in range(count)]
+    firsts = await asyncio.gather(*answers)
+    return count * tokens / (time.perf_counter() - begun), firsts
+
+
+async def _answer(session: aiohttp.ClientSession, route: str, tokens: int, token_s: float, wait_s: float) -> float:
+    body = {"model": "acme/fast", "prompt": "Go", "max_tokens": tokens, "temperature": token_s * 100, "stream": True}
+    await asyncio.sleep(wait_s)
+    asked, first, received, rest = time.perf_counter(), 0.0, 0, b""
+    async with session.post(route, json=body) as response:
+        response.raise_for_status()
+        async for chunk in response.content.iter_any():
+            if not received:
+                first = time.perf_counter() - asked
+            rest += chunk
+            received += rest.count(PIECE)
+            rest = rest[-len(PIECE) + 1 :]
+    if received != tokens:
+        raise SystemExit(f"asked for {tokens} tokens, got {received}")
+    return first
+
+
+if __name__ == "__main__":
+    main()
