@@ -25,7 +25,7 @@ from demo import cluster as ray_cluster
 
 _NAME = "acme--fast"
 _START_TIMEOUT_S = 120
-_STEADY_S = 0.02
+_STEADY_S, _STEADY_TOKENS = 0.02, 20
 _ROUTES = {"gateway": "/v1/completions", "direct": f"/{_NAME}/v1/completions"}
 
 
@@ -86,11 +86,11 @@ async def _measure(url: str, clients: list[int], seconds: float) -> None:
     unlimited = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(url, connector=unlimited, timeout=aiohttp.ClientTimeout(total=None)) as session:
         for route in _ROUTES.values():  # warm up
-            await _round(session, route, 8, 200, 0)
+            await _flat_out(session, route, 8, 200)
         for count in clients:
             for road, route in _ROUTES.items():
-                rate, firsts = await _round(session, route, count, int(seconds * 15_000 / count), 0)
-                _, steady = await _round(session, route, count, int(seconds / 2 / _STEADY_S), _STEADY_S)
+                rate, firsts = await _flat_out(session, route, count, int(seconds * 15_000 / count))
+                steady = await _steady(session, route, count, seconds)
                 columns = (rate, *_milliseconds(firsts), *_milliseconds(steady))
                 print(f"{road:>8} {count:>8} " + " ".join(f"{each:>13.1f}" for each in columns), flush=True)
 
@@ -100,20 +100,28 @@ def _milliseconds(firsts: list[float]) -> tuple[float, float]:
     return statistics.median(ordered) * 1e3, ordered[int(0.99 * (len(ordered) - 1))] * 1e3
 
 
-async def _round(
-    session: aiohttp.ClientSession, route: str, count: int, tokens: int, token_s: float
-) -> tuple[float, list[float]]:
-    """Tokens/s of so many clients at once, and seconds to each one's first token. Steady ones begin one by one."""
+async def _flat_out(session: aiohttp.ClientSession, route: str, count: int, tokens: int) -> tuple[float, list[float]]:
+    """Tokens/s of so many clients at once, and seconds to each one's first token."""
     begun = time.perf_counter()
-    spread = token_s * (1 if count == 1 else 7)
-    answers = [_answer(session, route, tokens, token_s, number * spread / count) for number in range(count)]
-    firsts = await asyncio.gather(*answers)
+    firsts = await asyncio.gather(*(_answer(session, route, tokens, 0) for _ in range(count)))
     return count * tokens / (time.perf_counter() - begun), firsts
 
 
-async def _answer(session: aiohttp.ClientSession, route: str, tokens: int, token_s: float, wait_s: float) -> float:
+async def _steady(session: aiohttp.ClientSession, route: str, count: int, seconds: float) -> list[float]:
+    """Seconds to the first token of short answers, which each client asks for one after another."""
+    until, firsts = time.perf_counter() + seconds, []
+
+    async def client(number: int) -> None:
+        await asyncio.sleep(number / count)
+        while time.perf_counter() < until:
+            firsts.append(await _answer(session, route, _STEADY_TOKENS, _STEADY_S))
+
+    await asyncio.gather(*map(client, range(count)))
+    return firsts
+
+
+async def _answer(session: aiohttp.ClientSession, route: str, tokens: int, token_s: float) -> float:
     body = {"model": "acme/fast", "prompt": "Go", "max_tokens": tokens, "temperature": token_s * 100, "stream": True}
-    await asyncio.sleep(wait_s)
     asked, first, received, rest = time.perf_counter(), 0.0, 0, b""
     async with session.post(route, json=body) as response:
         response.raise_for_status()
