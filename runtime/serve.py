@@ -101,6 +101,8 @@ def applications_down() -> Mapping[str, str]:
     down = {}
     for name, application in applications.items():
         deployments = application.deployments.values()
+        if application.status == ApplicationStatus.DEPLOYING and not deployments:
+            continue  # Ray looks at its new arguments: the replicas of the old ones, where there are some, still answer
         running = any(deployment.replica_states.get("RUNNING", 0) for deployment in deployments)
         if application.status != ApplicationStatus.RUNNING and not running:
             messages = [deployment.message for deployment in deployments if deployment.message]

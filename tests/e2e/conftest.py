@@ -5,8 +5,8 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,12 +131,18 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
-def _write_project(folder: Path, port: int) -> None:
-    """The shipped base and SmolLM2 file, and variants of it."""
+def _write_base(folder: Path, port: int) -> None:
+    """The shipped base and SmolLM2 file."""
     shutil.copytree(REPO / "base", folder / "base")
     clusters = folder / "registry" / "clusters"
     clusters.mkdir(parents=True)
     shutil.copy(REPO / "registry" / f"{SMOLLM2}.yaml", folder / "registry")
+    (clusters / "default.yaml").write_text(f'models: ["*"]\nhttp: {{port: {port}}}\n')
+
+
+def _write_project(folder: Path, port: int) -> None:
+    """Those, and variants of the file."""
+    _write_base(folder, port)
     for name, more in MODELS.items():
         text = MODEL.format(base=SMOLLM2, model_id=name.replace("--", "/"), more=more)
         (folder / "registry" / f"{name}.yaml").write_text(text)
@@ -144,7 +150,6 @@ def _write_project(folder: Path, port: int) -> None:
     for engine, (workers, initializer) in ENGINES.items():
         text = ENGINE.format(engine=engine, workers=workers, initializer=initializer, repository=REPOSITORY)
         (folder / "registry" / f"acme--{engine}.yaml").write_text(text)
-    (clusters / "default.yaml").write_text(f'models: ["*"]\nhttp: {{port: {port}}}\n')
 
 
 @pytest.fixture(scope="session")
@@ -161,8 +166,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def deployment(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Deployment]:
+@contextmanager
+def deployed(project: Path, cache: Path, write: Callable[[Path, int], None]) -> Iterator[Deployment]:
+    """A cluster of its own for a project, which `write` fills in, given the port of its HTTP."""
     gcs, dashboard, client_server, http, metrics, stats = _free_ports(6)
     patch = pytest.MonkeyPatch()
     patch.setenv("LLM_SERVE_CACHE", str(cache))
@@ -170,8 +176,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterato
     patch.setenv("RAY_SERVE_HAPROXY_STATS_PORT", str(stats))
     patch.setenv("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "2")  # of 30 s, which the tests cannot wait
     cluster = Cluster(gcs, dashboard, secrets.token_hex(32))
-    project = tmp_path_factory.mktemp("project")
-    _write_project(project, http)
+    write(project, http)
     # Ports of its own, so that a Ray which runs on this machine already is not in the way.
     options = (f"--ray-client-server-port={client_server}", "--dashboard-agent-listen-port=0")
     options += ("--min-worker-port=0", "--max-worker-port=0", "--num-cpus=4")
@@ -184,3 +189,21 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterato
     finally:
         patch.undo()
         stop(session)
+
+
+@pytest.fixture(scope="session")
+def deployment(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Deployment]:
+    with deployed(tmp_path_factory.mktemp("project"), cache, _write_project) as running:
+        yield running
+
+
+@pytest.fixture
+def one_to_end(tmp_path: Path, cache: Path) -> Iterator[Deployment]:
+    """A cluster that a test may end, with the fragile model alone."""
+
+    def write(folder: Path, port: int) -> None:
+        _write_base(folder, port)
+        (folder / "registry" / "acme--fragile.yaml").write_text(FRAGILE)
+
+    with deployed(tmp_path, cache, write) as running:
+        yield running
