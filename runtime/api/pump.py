@@ -23,10 +23,13 @@ MAX_PENDING = 256
 @asynccontextmanager
 async def deadline(seconds: float | None) -> AsyncIterator[None]:
     """Raises DeadlineError when the block takes longer. None: it may."""
+    limit = asyncio.timeout(seconds)
     try:
-        async with asyncio.timeout(seconds):
+        async with limit:
             yield
     except TimeoutError as error:
+        if not limit.expired():
+            raise  # somebody else's
         problem = f"the answer was not complete after {seconds:g} s, the longest that this model may take"
         raise DeadlineError(problem) from error
 

@@ -102,6 +102,6 @@ def settings_for(max_waiting_requests: int = 2, max_input_words: int | None = No
 
 
 def events(response: httpx.Response) -> list:
-    """The events of a stream, [DONE] as it stands."""
-    lines = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
+    """The events of a stream, [DONE] as it stands; heartbeats are none."""
+    lines = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line and line[0] != ":"]
     return [line if line == "[DONE]" else json.loads(line) for line in lines]

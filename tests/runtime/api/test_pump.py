@@ -146,6 +146,13 @@ async def test_without_a_deadline_there_is_none(advance) -> None:
         await turns()
 
 
+@pytest.mark.parametrize("seconds", [None, 5])
+async def test_somebody_elses_timeout_is_no_deadline(seconds) -> None:
+    with pytest.raises(TimeoutError):
+        async with deadline(seconds):
+            raise TimeoutError
+
+
 async def test_many_streams_share_what_can_be_written(advance, monkeypatch) -> None:
     """The first piece of each goes out at once; the next ones wait for their turn, and grow."""
     monkeypatch.setattr(pump_module, "WRITES_PER_S", 0.1)
