@@ -1,4 +1,4 @@
-"""Deadlines: an answer that takes longer than the model's `request_timeout_s` ends wherever it is, and frees its slot."""
+"""Deadlines: an answer that takes longer than the model's `request_timeout_s` ends, and frees its slot."""
 
 import asyncio
 
