@@ -77,8 +77,10 @@ def create_app(served: Served) -> FastAPI:
     @app.post("/v1/embeddings")
     async def embeddings(body: Annotated[EmbeddingRequest, Body()], request: Request) -> Response:
         _check_model(served, body)
-        prompts = await asyncio.to_thread(prompts_of, body, served.border())
-        vectors = await while_connected(request, served.embed(prompts))
+        border = served.border()
+        prompts = await asyncio.to_thread(prompts_of, body, border)
+        async with deadline(border.settings.request_timeout_s):
+            vectors = await while_connected(request, served.embed(prompts))
         tokens = sum(map(len, prompts))
         current_visit().take(prompt=tokens)
         return JSONResponse(embeddings_body(body, served.model_id, vectors, tokens))
