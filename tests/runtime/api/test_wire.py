@@ -62,7 +62,7 @@ async def ask(port: int, *, stream: bool, room: int | None = None) -> tuple[asyn
 
 
 async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not true():
             await asyncio.sleep(0.001)
 
