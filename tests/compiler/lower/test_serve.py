@@ -69,7 +69,7 @@ def test_a_key_that_ray_does_not_know_would_be_seen() -> None:
 
 
 MODEL = """\
-deployment_config: {{health_check_period_s: {period}}}
+deployment_config: {{health_check_period_s: {period}, request_timeout_s: {timeout}, max_surge_percent: {surge}}}
 model_config:
   model_id: acme/model
   model_description: {description}
@@ -78,8 +78,17 @@ model_config:
     initializer: {{type: llamaCpp, model_filename: {file}.gguf}}
   generation: {{max_batch_size: {slots}, generate_kwargs: {{temperature: {temperature}}}}}
 """
-FIRST = {"period": 10, "description": "one", "variable": "1", "file": "a", "slots": 2, "temperature": 0.5}
-HOT = {"period": 20, "description": "two", "slots": 4, "temperature": 0.9}
+FIRST = {
+    "period": 10,
+    "timeout": 30,
+    "surge": 0,
+    "description": "one",
+    "variable": "1",
+    "file": "a",
+    "slots": 2,
+    "temperature": 0.5,
+}
+HOT = {"period": 20, "timeout": 60, "surge": 100, "description": "two", "slots": 4, "temperature": 0.9}
 COLD = {"variable": "2", "file": "b"}
 
 
