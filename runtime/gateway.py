@@ -6,6 +6,7 @@ from. A stream through a Ray deployment handle would cost ten times as much a to
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -31,7 +32,7 @@ from runtime.errors import (
 )
 
 STATUS_AGE_S = 2.0
-"""How old the knowledge may be of which applications run."""
+"""How old the knowledge may be of which applications run; twice as old while somebody looks again."""
 
 Look = Callable[[], Mapping[str, str]]
 """The applications that cannot answer, and why. Blocks."""
@@ -50,8 +51,8 @@ class Gateway:
         self._upstream = ""
         self._look = look
         self._status: Mapping[str, str] = {}
-        self._status_time = -STATUS_AGE_S
-        self._status_lock = asyncio.Lock()
+        self._status_time = -math.inf
+        self._looking: asyncio.Task[None] | None = None
         self._session: aiohttp.ClientSession | None = None
 
     def configure(self, settings: GatewaySettings) -> None:
@@ -124,13 +125,18 @@ class Gateway:
             raise ModelUnavailableError(f"the model `{model.id}` cannot be reached: {error}") from error
 
     async def _unavailable(self) -> Mapping[str, str]:
-        """Why applications cannot answer, at most `STATUS_AGE_S` old."""
-        async with self._status_lock:
-            now = asyncio.get_running_loop().time()
-            if now - self._status_time > STATUS_AGE_S:
-                self._status = await asyncio.to_thread(self._look)
-                self._status_time = now
+        """Why applications cannot answer. Who comes often does not wait for the next look."""
+        age = asyncio.get_running_loop().time() - self._status_time
+        if age > STATUS_AGE_S and (self._looking is None or self._looking.done()):
+            self._looking = asyncio.create_task(self._look_again())
+        if age > 2 * STATUS_AGE_S and self._looking is not None:
+            await asyncio.shield(self._looking)
         return self._status
+
+    async def _look_again(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self._status = await asyncio.to_thread(self._look)
+        self._status_time = now
 
     def _find(self, model_id: str) -> GatewayModel:
         """The model of a request. One that its key does not open is not there."""

@@ -29,11 +29,11 @@ def make_replica(engine, monkeypatch, tmp_path):
 
 
 @pytest.fixture
-async def advance(monkeypatch) -> Callable[[float], None]:
-    """Puts the event loop's clock forward by so many seconds: what is due by then happens next."""
+async def advance() -> Callable[[float], None]:
+    """Puts the event loop's clock forward by so many seconds, for good: what is due by then happens next."""
     loop, shift = asyncio.get_running_loop(), [0.0]
     real = loop.time
-    monkeypatch.setattr(loop, "time", lambda: real() + shift[0])
+    loop.time = lambda: real() + shift[0]
 
     def advance(seconds: float) -> None:
         shift[0] += seconds

@@ -13,8 +13,9 @@ from aiohttp import web
 
 from runtime.access.keys import FILE
 from runtime.api.body import MAX_BODY_BYTES
+from runtime.api.sse import STALL_S
 from runtime.application import RESERVED_NAMES, GatewayModel, GatewaySettings, ModelCard
-from runtime.gateway import Gateway
+from runtime.gateway import STATUS_AGE_S, Gateway
 from tests.runtime.access.test_keys import entry
 
 HOST = "127.0.0.1"
@@ -307,6 +308,23 @@ async def test_requests_share_one_look_until_it_is_old(client, look, monkeypatch
     assert look.calls == 2 and "DEPLOYING" not in response.text
 
 
+async def test_who_comes_often_does_not_wait_for_the_next_look(client, upstream, look, advance) -> None:
+    upstream.chat(answers(body=b"{}", content_type="application/json"))
+    assert (await client.post("/v1/chat/completions", json=CHAT)).status_code == 200
+    look.may_answer.clear()
+    look.down = {"acme--model": "DEPLOYING"}
+    advance(1.5 * STATUS_AGE_S)
+    assert (await client.post("/v1/chat/completions", json=CHAT)).status_code == 200
+    await until(lambda: look.calls == 2)
+    advance(STATUS_AGE_S)
+    late = asyncio.create_task(client.post("/v1/chat/completions", json=CHAT))
+    await asyncio.sleep(0.05)
+    assert not late.done()  # this one does: what is known is too old
+    look.may_answer.set()
+    assert (await late).status_code == 503
+    assert look.calls == 2
+
+
 async def test_the_next_request_uses_a_new_list(client, gateway, upstream) -> None:
     upstream.chat(answers(body=b"{}", content_type="application/json"), "/moved")
     model = GatewayModel(id="acme/new", application="acme--new", route_prefix="/moved")
@@ -362,6 +380,32 @@ async def test_a_client_that_leaves_a_stream_ends_the_work_behind_it(remote, ups
         assert await anext(response.aiter_raw()) == piece("Hel")
         assert upstream.open == 1
     await until(lambda: upstream.open == 0)
+
+
+async def test_a_client_that_does_not_read_is_held_back_and_then_cut(remote, upstream, advance) -> None:
+    """The model behind is not read from any more either, so that it knows; another client's stream goes on."""
+    sent, piece_ = [0], piece("x" * 10_000)
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        while True:
+            await response.write(piece_)
+            sent[0] += len(piece_)
+
+    upstream.chat(endless)
+    upstream.chat(streams(piece("Hi")), "/acme--other")
+    async with remote.stream("POST", "/v1/chat/completions", json=CHAT | {"stream": True}) as response:
+        assert response.status_code == 200
+        before = -1
+        while sent[0] != before:  # all that lies between is full
+            before = sent[0]
+            await asyncio.sleep(0.3)
+        assert upstream.open == 1
+        other = await remote.post("/v1/chat/completions", json=CHAT | {"model": "acme/other", "stream": True})
+        assert other.content == piece("Hi")
+        advance(STALL_S + 1)
+        await until(lambda: upstream.open == 0)
 
 
 async def test_a_client_that_leaves_before_the_answer_ends_the_work_behind_it(remote, upstream) -> None:
