@@ -149,12 +149,11 @@ def test_only_loopback_answers(deployment) -> None:
     """Ray's own ports are open on all addresses. None of them speaks our API, or Ray's to deploy things."""
     addresses = [each.address for found in psutil.net_if_addrs().values() for each in found if each.family == AF_INET]
     others = [address for address in addresses if not address.startswith("127.")]
-    ports = {
-        at.laddr.port
-        for process in deployment.processes()
-        for at in process.net_connections("tcp")
-        if at.status == psutil.CONN_LISTEN and at.laddr.ip not in ("127.0.0.1", "::1")
-    }
+    ports = set()
+    for process in deployment.processes():
+        with suppress(psutil.NoSuchProcess):
+            listening = [each.laddr for each in process.net_connections("tcp") if each.status == psutil.CONN_LISTEN]
+            ports |= {at.port for at in listening if at.ip not in ("127.0.0.1", "::1")}
     assert others and ports and deployment.port not in ports
     paths = ("/v1/models", "/acme--fragile/v1/models", "/api/serve/applications/", "/-/routes")
     for url in (f"http://{address}:{port}{path}" for address in others for port in ports for path in paths):
