@@ -15,7 +15,7 @@ async def pieces_of(url: str, **more) -> list[Piece]:
 
 async def test_an_answer_comes_in_pieces_and_ends_with_its_usage(url: str) -> None:
     pieces = await pieces_of(url)
-    assert [piece.text for piece in pieces if piece.text] == ["Hello", " world"]
+    assert "".join(piece.text for piece in pieces) == "Hello world"
     assert pieces[-1].usage == Usage(prompt=len("<user>Hi<assistant>"), answer=len("Hello world"))
 
 
