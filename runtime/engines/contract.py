@@ -3,13 +3,24 @@
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast
 
 from runtime.application import ModelArguments
 from runtime.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What the text of an answer must match from its first token to its end."""
+
+    kind: Literal["json_schema", "lark"]
+    """How `text` says it: as a JSON schema, or as a grammar in llguidance's dialect of Lark."""
+    text: str
+    source: str = field(default="response_format", compare=False)
+    """The field of the request that it comes from, for errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +45,8 @@ class Sampling:
     owner: str = ""
     """Whose request it is. What an engine has kept of one owner's is of no use to another: that would show in the
     time of an answer who has asked what."""
+    constraint: Constraint | None = None
+    """Only tokens that keep to it are chosen, and the end token only where it allows an end."""
 
 
 class ScoredToken(int):
