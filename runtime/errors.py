@@ -16,6 +16,7 @@ LLMServeError
 ├── DeadlineError           the answer took longer than it may
 └── EngineError             the engine failed while it worked on a request
     ├── EngineMemoryError   there was no memory for this request; others go on
+    ├── GrammarError        what the answer must match cannot be followed, or no further
     └── EngineDeadError     it has stopped, and answers nothing any more
 """
 
@@ -108,6 +109,10 @@ class EngineMemoryError(EngineError):
     """There was no memory left for the request. The engine goes on."""
 
 
+class GrammarError(EngineError):
+    """The request's constraint is wrong, or takes more time or memory than it may. Others go on."""
+
+
 class EngineDeadError(EngineError):
     """The engine has stopped: the replica has to start anew."""
 
@@ -135,6 +140,7 @@ HTTP_ERRORS: dict[type[LLMServeError], HttpError] = {
     OverloadedError: HttpError(429, "rate_limit_error", "overloaded", retry_after_s=1),
     DeadlineError: HttpError(504, "server_error", "timeout"),
     EngineMemoryError: HttpError(503, "server_error", "out_of_memory", retry_after_s=1),
+    GrammarError: HttpError(400, "invalid_request_error", "invalid_grammar"),
     EngineDeadError: HttpError(503, "server_error", "model_unavailable", retry_after_s=5),
     EngineError: HttpError(500, "server_error", "engine_error"),
     ConfigError: HttpError(500, "server_error", "config_error"),

@@ -9,7 +9,7 @@ from runtime.api.requests import Border, ValidRequest
 from runtime.api.responses import Delta
 from runtime.application import ModelArguments, ModelCard, ModelSettings
 from runtime.engines.contract import Batching, Engine, Sampling
-from runtime.errors import ConfigError, EngineError
+from runtime.errors import ConfigError, EngineError, GrammarError, RequestError
 from runtime.loading import load_model
 from runtime.text.prompt import ChatTemplate
 from runtime.text.transcript import Transcript
@@ -91,8 +91,12 @@ class Replica:
         return Border(engine.tokenizer, self._template, engine.limits, settings)
 
     async def answer(self, request: ValidRequest) -> AsyncGenerator[Delta, None]:
-        """The answers in pieces; closing frees their slots. Raises OverloadedError at the first, EngineError at any."""
+        """The answers in pieces; closing frees their slots.
+
+        Raises OverloadedError and RequestError at the first, EngineError at any.
+        """
         with self._admission.admit(request.n):
+            await self._check(request)
             answers = [self._one_answer(request, index) for index in range(request.n)]
             async with aclosing(answers[0] if len(answers) == 1 else _merged(answers)) as deltas:
                 async for delta in deltas:
@@ -108,6 +112,14 @@ class Replica:
             finally:
                 for each in vectors:
                     each.cancel()
+
+    async def _check(self, request: ValidRequest) -> None:
+        """Raises RequestError where its constraint cannot be kept."""
+        if constraint := request.sampling.constraint:
+            try:
+                await self._loaded()[0].check(constraint)
+            except GrammarError as error:
+                raise RequestError(f"{constraint.source}: {error}", constraint.source) from error
 
     async def _one_answer(self, request: ValidRequest, index: int) -> AsyncGenerator[Delta, None]:
         engine, _ = self._loaded()

@@ -19,7 +19,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from runtime.application import ModelArguments
-from runtime.engines.contract import Batching, Engine, Limits, Sampling, Tokenizer, meeting_place
+from runtime.engines.contract import Batching, Constraint, Engine, Limits, Sampling, Tokenizer, meeting_place
 from runtime.errors import ConfigError, EngineDeadError, EngineError, LLMServeError
 from runtime.loading import follow_model, load_model
 
@@ -94,6 +94,10 @@ class Worker:
     async def embed(self, prompt: Sequence[int]) -> Sequence[float]:
         """As the engine's."""
         return await self._loaded().embed(prompt)
+
+    async def check(self, constraint: Constraint) -> None:
+        """As the engine's."""
+        await self._loaded().check(constraint)
 
     async def configure(self, batching: Batching) -> None:
         """As the engine's."""
@@ -188,6 +192,9 @@ class RemoteEngine(Engine):
             raise self._gone
         vector: Sequence[float] = await self._ask(self.worker.embed.remote(prompt))
         return vector
+
+    async def check(self, constraint: Constraint) -> None:
+        await self._ask(self.worker.check.remote(constraint))
 
     async def configure(self, batching: Batching) -> None:
         await self._ask(self.worker.configure.remote(batching))

@@ -6,9 +6,9 @@ Source: OpenAI API reference, "Chat completions" and "Completions"; `top_k`, `mi
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
 from runtime.schema.generation import MinP, Penalty, Seed, Temperature, TopK, TopP
 
@@ -52,7 +52,6 @@ OFFERED_ONLY: Mapping[str, tuple[object, ...]] = {
     "modalities": (["text"],),
     "prompt_logprobs": (),
     "reasoning_effort": ("none",),
-    "response_format": ({"type": "text"},),
     "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
     "thinking_token_budget": (),
@@ -71,6 +70,28 @@ class StreamOptions(Wire):
     """What to add to a stream."""
 
     include_usage: bool = False
+
+
+class JsonSchema(Wire):
+    """OpenAI's `json_schema`. The schema is kept to whether it is `strict` or not."""
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = None
+    schema_: Annotated[dict[str, object], Field(alias="schema")]
+    strict: bool | None = None
+
+
+class ResponseFormat(Wire):
+    """What the answer must be."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_a_schema(self) -> Self:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("`json_schema` goes with the type json_schema, and with no other")
+        return self
 
 
 class GenerateRequest(Wire):
@@ -95,6 +116,7 @@ class GenerateRequest(Wire):
     stop_token_ids: Annotated[list[NonNegativeInt | StopTokens], Field(max_length=MAX_STOP_TOKENS)] | None = None
     """Ids, and lists of ids that must follow each other."""
     logit_bias: Annotated[dict[TokenKey, Bias], Field(max_length=MAX_BIASES)] | None = None
+    response_format: ResponseFormat | None = None
     n: Annotated[int, Field(ge=1, le=MAX_ANSWERS)] | None = None
     """Answers to the prompt; the seed of each is one above that of the one before."""
     best_of: int | None = None

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from runtime.access.visit import current_visit
+from runtime.api.formats import constraint_of
 from runtime.api.protocol import ChatRequest, CompletionRequest, GenerateRequest
 from runtime.application import ModelSettings
 from runtime.engines.contract import Limits, Sampling, Tokenizer
@@ -89,10 +90,13 @@ class Border:
         if max_tokens is not None and (request.min_tokens or 0) > max_tokens:
             problem = f"min_tokens ({request.min_tokens}) is above the answer's longest length ({max_tokens})"
             raise RequestError(problem, "min_tokens")
+        sampling = _sampling(request, defaults, min(max_tokens or defaults.max_new_tokens, room), logprobs)
+        if constraint := constraint_of(request.response_format):
+            sampling = replace(sampling, constraint=constraint, min_new_tokens=0)
         requested = [request.stop] if isinstance(request.stop, str) else request.stop or []
         return ValidRequest(
             prompt=prompt,
-            sampling=_sampling(request, defaults, min(max_tokens or defaults.max_new_tokens, room), logprobs),
+            sampling=sampling,
             stops=(*self.settings.generation.stopping_sequences, *requested, *(request.stop_token_ids or ())),
             n=request.n or 1,
         )
@@ -101,6 +105,9 @@ class Border:
         """What no value by itself shows. Raises RequestError."""
         if name := request.refused():
             raise RequestError(f"{name}: this server does not offer it; leave it out", name)
+        if request.min_tokens and request.response_format and request.response_format.type != "text":
+            problem = "min_tokens cannot go with response_format, which says where the answer may end"
+            raise RequestError(problem, "min_tokens")
         if request.best_of not in (None, request.n or 1):
             raise RequestError("best_of: every answer that is made is given; make it what `n` is", "best_of")
         size = self.limits.vocabulary_size

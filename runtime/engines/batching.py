@@ -14,8 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
-from runtime.engines.contract import Batching, Engine, Limits, Sampling, Tokenizer
-from runtime.errors import EngineDeadError, EngineError
+from runtime.engines.contract import Batching, Constraint, Engine, Limits, Sampling, Tokenizer
+from runtime.engines.grammar.matcher import Grammars, Matcher
+from runtime.errors import EngineDeadError, EngineError, GrammarError
 
 _STALL_S = 0.2
 """New prompts hold up answers under way by so much in each step, or by what so many tokens take."""
@@ -32,6 +33,8 @@ class Request:
     prompt: Sequence[int]
     sampling: Sampling
     answer: asyncio.Queue[Item]
+    matcher: Matcher | None = None
+    """Says which tokens may come next; None: all."""
     pending: Sequence[int] = ()
     """Tokens that the model has not seen: what is left of the prompt, then the newest token."""
     position: int = 0
@@ -57,7 +60,8 @@ class Runner(ABC):
     def step(self, shares: Mapping[Request, int]) -> Mapping[Request, int | EngineError]:
         """Run the model over the next `pending` tokens of each request, so many as its share says.
 
-        Returns the next token of each request that has nothing left pending then, or the error that ends it alone.
+        Returns the next token of each request that has nothing left pending then, or the error that ends it alone. The
+        token is one that the request's matcher allows.
         Raises EngineError that ends all, and EngineDeadError where nothing can come after it; so do the other methods.
         """
 
@@ -111,13 +115,15 @@ class BatchingEngine(Engine):
     def __init__(self, runner: Runner, tokenizer: Tokenizer, batching: Batching) -> None:
         self.tokenizer = tokenizer
         self.limits = runner.limits
+        self._grammars = Grammars(tokenizer, runner.limits.vocabulary_size, runner.end_tokens)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._scheduler = Scheduler(runner, batching, self._post)
         self._thread = threading.Thread(target=self._scheduler.run, name="engine", daemon=True)
         self._thread.start()
 
     async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[list[int], None]:
-        request = Request(prompt, sampling, asyncio.Queue())
+        matcher = await self._grammars.matcher(sampling.constraint) if sampling.constraint else None
+        request = Request(prompt, sampling, asyncio.Queue(), matcher)
         self._running_loop()
         self._scheduler.send(request)
         try:
@@ -135,6 +141,9 @@ class BatchingEngine(Engine):
             with suppress(EngineError):  # a thread that has stopped has forgotten it already
                 self._scheduler.send(Cancel(request))
 
+    async def check(self, constraint: Constraint) -> None:
+        await self._grammars.matcher(constraint)
+
     async def configure(self, batching: Batching) -> None:
         await self._ask(Configure(batching, self._running_loop().create_future()))
 
@@ -144,6 +153,7 @@ class BatchingEngine(Engine):
     async def close(self) -> None:
         with suppress(EngineError):
             self._scheduler.send(Close())
+        await asyncio.to_thread(self._grammars.close)  # it reads the model's vocabulary
         await asyncio.to_thread(self._thread.join)
 
     async def _ask(self, message: Configure | Ping) -> None:
@@ -301,7 +311,10 @@ class Scheduler:
 
     def _step(self) -> None:
         """A token of every answer under way, and as much of new prompts as fits beside them."""
+        self._look_ahead()
         shares = self._share_out()
+        if not shares:
+            return
         begin = time.monotonic()
         try:
             tokens = self.runner.step(shares)
@@ -321,6 +334,15 @@ class Scheduler:
                 self._end(request, token)
             else:
                 self._take_token(request, token)
+
+    def _look_ahead(self) -> None:
+        """End the answers that cannot go on, as far as their matchers can tell: that is known before the step."""
+        for request in [each for each in self.running if each.matcher]:
+            assert request.matcher is not None
+            try:
+                request.matcher.look()
+            except GrammarError as error:
+                self._end(request, error)
 
     def _share_out(self) -> dict[Request, int]:
         """How many tokens of each go into this step: answers under way first, then prompts as they arrived."""
@@ -343,6 +365,9 @@ class Scheduler:
         request.pending = [token]
         self.news.append((request.answer, token))
         at_its_end = request.position >= self.runner.limits.context_length
+        if request.matcher:
+            request.matcher.accept([token])
+            at_its_end |= request.matcher.must_end
         if request.generated >= request.sampling.max_new_tokens or at_its_end:
             self._end(request, None)
 

@@ -14,10 +14,10 @@ from runtime.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """What the text of an answer must match from its first token to its end."""
+    """What the text of an answer must match, from its beginning to its end. Control tokens are no part of it."""
 
     kind: Literal["json_schema", "lark"]
-    """How `text` says it: as a JSON schema, or as a grammar in llguidance's dialect of Lark."""
+    """How `text` says it: as a JSON schema (with llguidance's `x-guidance`), or as a grammar in its dialect of Lark."""
     text: str
     source: str = field(default="response_format", compare=False)
     """The field of the request that it comes from, for errors."""
@@ -46,7 +46,7 @@ class Sampling:
     """Whose request it is. What an engine has kept of one owner's is of no use to another: that would show in the
     time of an answer who has asked what."""
     constraint: Constraint | None = None
-    """Only tokens that keep to it are chosen, and the end token only where it allows an end."""
+    """Only tokens that keep to it are chosen, and the end token only where it allows an end: so no `min_new_tokens`."""
 
 
 class ScoredToken(int):
@@ -127,6 +127,10 @@ class Engine(ABC):
 
     async def embed(self, prompt: Sequence[int]) -> Sequence[float]:
         """The vector of a prompt. Prompts that wait at the same time are read together. Raises EngineError."""
+        raise NotImplementedError
+
+    async def check(self, constraint: Constraint) -> None:
+        """Return when answers can be made to match it, in time that is bounded. Raises GrammarError."""
         raise NotImplementedError
 
     @abstractmethod

@@ -56,6 +56,7 @@ LAYERS = {
         ("runtime.engines.__init__",),
         ("runtime.application",),
         ("runtime.engines.contract",),
+        ("runtime.engines.grammar",),
         ("runtime.engines.batching", "runtime.engines.embedding"),
         ("runtime.text", "runtime.weights", "runtime.access"),
         ("runtime.engines.hf",),
@@ -73,8 +74,8 @@ know each other. A room is a module or a package with all that is in it, less wh
 is a package's own file, `*` any one name."""
 
 HEAVY = {
-    "aiohttp", "boto3", "deepspeed", "fastapi", "jinja2", "llama_cpp", "numpy", "ray", "sentence_transformers",
-    "starlette", "tokenizers", "torch", "transformers", "vllm",
+    "aiohttp", "boto3", "deepspeed", "fastapi", "jinja2", "llama_cpp", "llguidance", "numpy", "ray",
+    "sentence_transformers", "starlette", "tokenizers", "torch", "transformers", "vllm",
 }  # fmt: skip
 """Libraries that cost time or memory to load, or that a laptop does not have."""
 
@@ -100,6 +101,8 @@ HEAVY_IN = {
     "runtime/api/sse.py": {"starlette"},
     "runtime/engines/deepspeed/engine.py": {"deepspeed", "torch", "transformers"},
     "runtime/engines/deepspeed/group.py": {"torch", "transformers"},
+    "runtime/engines/grammar/matcher.py": {"llguidance", "numpy"},
+    "runtime/engines/grammar/trial.py": {"llguidance"},
     "runtime/engines/hf/cache.py": {"torch", "transformers"},
     "runtime/engines/hf/embedding.py": {"sentence_transformers", "torch"},
     "runtime/engines/hf/loading.py": {"torch", "transformers"},

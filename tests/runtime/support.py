@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator, Sequence
 import httpx
 
 from runtime.application import ModelArguments, ModelSettings
-from runtime.engines.contract import Batching, Engine, Limits, Sampling, ScoredToken, Tokenizer
-from runtime.errors import EngineError
+from runtime.engines.contract import Batching, Constraint, Engine, Limits, Sampling, ScoredToken, Tokenizer
+from runtime.errors import EngineError, GrammarError
 
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
 
@@ -42,6 +42,8 @@ class ScriptedEngine(Engine):
         self.scripts: dict[int, list[bytes | Exception | asyncio.Event]] = {}
         """Those of single requests, by their number."""
         self.requests: list[tuple[Sequence[int], Sampling]] = []
+        self.checked: list[Constraint] = []
+        self.grammar_problem = ""
         self.running = 0
         self.slots = 0
         self.healthy = True
@@ -64,6 +66,11 @@ class ScriptedEngine(Engine):
                     return
         finally:
             self.running -= 1
+
+    async def check(self, constraint: Constraint) -> None:
+        self.checked.append(constraint)
+        if self.grammar_problem:
+            raise GrammarError(self.grammar_problem)
 
     async def configure(self, batching: Batching) -> None:
         self.slots = batching.max_size

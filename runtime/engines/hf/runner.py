@@ -113,11 +113,12 @@ class HfRunner(Runner):
         if not logits:
             return {}
         samplers = [self._sequences[request].sampler for request in logits]
+        allowed = [self._allowed(request) for request in logits]
         together = torch.stack(list(logits.values()))
         best = together.argmax(-1)
         chosen = [
-            best[row] if sampler.takes_the_best else sampler.choose(together[row])[0]
-            for row, sampler in enumerate(samplers)
+            best[row] if sampler.takes_the_best and tokens is None else sampler.choose(together[row], tokens)[0]
+            for row, (sampler, tokens) in enumerate(zip(samplers, allowed, strict=True))
         ]
         tokens = torch.stack(chosen).tolist()
         for sampler, token in zip(samplers, tokens, strict=True):
@@ -128,6 +129,10 @@ class HfRunner(Runner):
             for row, token in zip(asked, found, strict=True):
                 tokens[row] = token
         return dict(zip(logits, tokens, strict=True))
+
+    def _allowed(self, request: Request) -> torch.Tensor | None:
+        """Whether each token may come next, [vocabulary]; None: all."""
+        return torch.from_numpy(request.matcher.look()).to(self._rows.device) if request.matcher else None
 
     def forget(self, request: Request) -> None:
         number = self._sequences.pop(request).number

@@ -39,8 +39,10 @@ class Sampler:
         """Whether it is the most likely token, and nothing else plays a part."""
         return self._sampling.temperature == 0 and not self._processors
 
-    def choose(self, logits: torch.Tensor) -> torch.Tensor:
-        """The next token, [1], from the last one's logits, [vocabulary]."""
+    def choose(self, logits: torch.Tensor, allowed: torch.Tensor | None = None) -> torch.Tensor:
+        """The next token, [1], from the last one's logits, [vocabulary], and of those that are allowed, if not all."""
+        if allowed is not None:
+            logits = logits.masked_fill(~allowed, float("-inf"))
         seen = torch.tensor([self._tokens], device=logits.device)
         scores = self._processors(seen, logits.unsqueeze(0))
         if self._sampling.temperature == 0:

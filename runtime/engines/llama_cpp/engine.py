@@ -159,7 +159,8 @@ class LlamaRunner(Runner):
         return row
 
     def _sample(self, request: Request, row: int) -> int:
-        return self._sequences[request].sampler.sample(self._context, row, request.generated)
+        allowed = request.matcher.look() if request.matcher else None
+        return self._sequences[request].sampler.sample(self._context, row, request.generated, allowed)
 
     def forget(self, request: Request) -> None:
         sequence = self._sequences.pop(request)

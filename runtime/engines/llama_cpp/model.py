@@ -150,14 +150,17 @@ class Sampler:
     def _add(self, sampler: object) -> None:
         llama_cpp.llama_sampler_chain_add(self._chain, sampler)
 
-    def sample(self, context: "Context", row: int, generated: int) -> int:
-        """The next token from row `row` of the last decode; `generated` tokens came before it."""
+    def sample(self, context: "Context", row: int, generated: int, allowed: NDArray[np.bool_] | None = None) -> int:
+        """The next token from row `row` of the last decode; `generated` tokens came before it.
+
+        `allowed`: whether each token may be it, [vocabulary]; None: all.
+        """
         count = self._sampling.logprobs
         logprobs = None if count is None else context.logprobs(row)
+        if allowed is not None:
+            context.logits(row)[~allowed] = -np.inf
         if generated < self._sampling.min_new_tokens:
-            logits = llama_cpp.llama_get_logits_ith(context.pointer, row)
-            for token in self._model.end_tokens:
-                logits[token] = float("-inf")
+            context.logits(row)[list(self._model.end_tokens)] = -np.inf
         token = int(llama_cpp.llama_sampler_sample(self._chain, context.pointer, row))
         if count is None or logprobs is None:
             return token
@@ -217,10 +220,15 @@ class Context:
         if code:
             raise EngineError(f"llama.cpp failed to decode (code {code})")
 
-    def logprobs(self, row: int) -> NDArray[np.float32]:
-        """Of every token after row `row` of the last decode, [vocabulary]."""
+    def logits(self, row: int) -> NDArray[np.float32]:
+        """Of every token after row `row` of the last decode, [vocabulary]: llama.cpp's own, to read and to change."""
         pointer = llama_cpp.llama_get_logits_ith(self.pointer, row)
         logits: NDArray[np.float32] = np.ctypeslib.as_array(pointer, (self._vocabulary_size,))
+        return logits
+
+    def logprobs(self, row: int) -> NDArray[np.float32]:
+        """Of every token after row `row` of the last decode, [vocabulary]."""
+        logits = self.logits(row)
         logits = logits - logits.max()
         logprobs: NDArray[np.float32] = logits - np.log(np.exp(logits).sum())
         return logprobs

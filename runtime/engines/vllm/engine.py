@@ -17,18 +17,19 @@ from vllm import AsyncEngineArgs, CompletionOutput, PoolingParams, SamplingParam
 from vllm.exceptions import VLLMError
 from vllm.inputs import TokensPrompt
 from vllm.platforms import current_platform
-from vllm.sampling_params import RequestOutputKind
+from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
 from vllm.v1.engine.exceptions import EngineGenerateError
 
 from runtime.application import ModelArguments
-from runtime.engines.contract import Batching, Engine, Limits, Sampling, ScoredToken, Tokenizer
+from runtime.engines.contract import Batching, Constraint, Engine, Limits, Sampling, ScoredToken, Tokenizer
+from runtime.engines.grammar.matcher import Grammars, Matcher
 from runtime.engines.hf.folder import end_tokens_of
 from runtime.engines.hf.tokenizer import load_tokenizer, load_whole_tokenizer
 from runtime.engines.vllm import VLLM
 from runtime.engines.vllm.guard import Guard
-from runtime.errors import ConfigError, EngineDeadError, EngineError
+from runtime.errors import ConfigError, EngineDeadError, EngineError, GrammarError
 from runtime.weights.sources import check_files
 
 _KWARGS = "model_config.initialization.initializer.engine_kwargs"
@@ -78,6 +79,7 @@ def _engine_args(arguments: ModelArguments, folder: Path, batching: Batching) ->
         "max_num_seqs": max(batching.max_size, _SEQUENCES),
         "tensor_parallel_size": workers // stages,
         "disable_log_stats": True,
+        "structured_outputs_config": {"backend": "guidance"},  # what the other engines use, with the same meaning
     }
     if arguments.embeds:
         ours["runner"] = "pooling"
@@ -104,6 +106,7 @@ class VllmEngine(Engine):
         self._end_tokens = frozenset(end_tokens)
         config = engine.model_config
         self.limits = Limits(config.max_model_len, config.get_vocab_size(), config.runner_type == "pooling")
+        self._grammars = Grammars(tokenizer, self.limits.vocabulary_size, self._end_tokens)
         self._most = engine.vllm_config.scheduler_config.max_num_seqs
         self._numbers = map(str, itertools.count())
         self._slots = batching.max_size
@@ -112,6 +115,7 @@ class VllmEngine(Engine):
         self._closed = False
 
     async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[list[int], None]:
+        matcher = await self._grammars.matcher(sampling.constraint) if sampling.constraint else None
         number = next(self._numbers)
         async with self._place(number):
             asked = _prompt(prompt, sampling.owner)
@@ -123,7 +127,10 @@ class VllmEngine(Engine):
                         if answer.finish_reason == "abort" or self._closed:
                             raise EngineDeadError("the engine has stopped")
                         if tokens := [token for token in _tokens_of(answer, sampling) if token not in self._end_tokens]:
+                            if matcher:
+                                matcher.accept(tokens)
                             yield tokens
+                        _check_end(answer.finish_reason, matcher)
 
     async def embed(self, prompt: Sequence[int]) -> list[float]:
         number = next(self._numbers)
@@ -167,11 +174,15 @@ class VllmEngine(Engine):
             stop_token_ids=sorted(self._end_tokens),
             output_kind=RequestOutputKind.DELTA,
             detokenize=False,
+            structured_outputs=_structured(sampling.constraint) if sampling.constraint else None,
         )
 
     def _check_open(self) -> None:
         if self._closed:
             raise EngineDeadError("the engine has stopped")
+
+    async def check(self, constraint: Constraint) -> None:
+        await self._grammars.matcher(constraint)
 
     async def configure(self, batching: Batching) -> None:
         if batching.max_size > self._most:
@@ -195,6 +206,7 @@ class VllmEngine(Engine):
         async with self._place_free:
             self._place_free.notify_all()
         await self._engine.abort(list(self._running))
+        await asyncio.to_thread(self._grammars.close)
         await asyncio.to_thread(self._engine.shutdown)
         await asyncio.to_thread(self._guard.leave)
         del self._engine  # it would shut down once more when Python ends, and fail then
@@ -217,6 +229,20 @@ def _prompt(prompt: Sequence[int], owner: str) -> TokensPrompt:
     if owner:
         asked["cache_salt"] = owner
     return asked
+
+
+def _check_end(reason: str | None, matcher: Matcher | None) -> None:
+    """vLLM ends an answer that its grammar cannot follow any further as if it were whole. Raises EngineError."""
+    if reason in ("stop", "error") and matcher and not matcher.may_end:
+        raise GrammarError(matcher.problem or "vLLM could not follow it to its end")
+    if reason == "error":
+        raise EngineError("vLLM failed on this request")
+
+
+def _structured(constraint: Constraint) -> StructuredOutputsParams:
+    if constraint.kind == "json_schema":
+        return StructuredOutputsParams(json=constraint.text)
+    return StructuredOutputsParams(grammar=f"%llguidance {{}}\n{constraint.text}")  # else it may take it for GBNF
 
 
 def _tokens_of(answer: CompletionOutput, sampling: Sampling) -> list[int]:
