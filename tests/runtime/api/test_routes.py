@@ -9,6 +9,8 @@ from runtime.api.routes import create_app
 from runtime.errors import EngineError
 from tests.runtime.support import events
 
+SCHEMA = "response_format.json_schema.schema"
+NAMED = {"name": "a_thing", "schema": {"type": "object", "properties": {"a": {"type": "integer"}}}}
 CHAT = {"model": "acme/model", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 50}
 
 
@@ -109,7 +111,15 @@ async def test_do_sample_false_is_greedy_until_the_request_says_otherwise(make_c
         ({"include_stop_str_in_output": True}, 400, "include_stop_str_in_output", None),
         ({"skip_special_tokens": False}, 400, "skip_special_tokens", None),
         ({"prompt_logprobs": 0}, 400, "prompt_logprobs", None),
-        ({"response_format": {"type": "json_object"}}, 400, "response_format", None),
+        ({"response_format": {"type": "xml"}}, 400, "response_format.type", None),
+        ({"response_format": {"type": "json_schema"}}, 400, "response_format", None),
+        ({"response_format": {"type": "json_object", "json_schema": NAMED}}, 400, "response_format", None),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}, 400, SCHEMA, None),
+        ({"response_format": {"type": "json_schema", "json_schema": NAMED | {"schema": True}}}, 400, SCHEMA, None),
+        ({"response_format": {"type": "json_schema", "json_schema": NAMED | {"name": "a b"}}}, 400, None, None),
+        ({"response_format": {"type": "json_object"}, "min_tokens": 1}, 400, "min_tokens", None),
+        ({"structured_outputs": {"json": {}}}, 400, "structured_outputs", None),
+        ({"guided_json": {"type": "object"}}, 400, "guided_json", None),
         ({"echo": True}, 400, "echo", None),
         ({"tools": [{"type": "function"}]}, 400, "tools", None),
         ({"stop": ["a", "b", "c", "d", "e"]}, 400, None, None),
@@ -124,6 +134,41 @@ async def test_bad_requests(make_client, engine, body, status, param, code) -> N
     assert error["type"] == "invalid_request_error" and error["message"]
     assert param is None or error["param"] == param
     assert engine.requests == []
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+@pytest.mark.parametrize("strict", [True, False, None])
+async def test_a_schema_reaches_the_engine(make_client, engine, path, strict) -> None:
+    client = await make_client(generate_kwargs={"min_new_tokens": 5})
+    wanted = {"type": "json_schema", "json_schema": NAMED | {"strict": strict, "description": "what it is for"}}
+    response = await client.post(path, json=CHAT | {"prompt": "Hi", "response_format": wanted})
+    assert response.status_code == 200
+    ((_, sampling),) = engine.requests
+    assert engine.checked == [sampling.constraint] and sampling.min_new_tokens == 0
+    assert sampling.constraint.kind == "json_schema"
+    assert json.loads(sampling.constraint.text).items() > NAMED["schema"].items()
+
+
+async def test_any_object_will_do(make_client, engine) -> None:
+    client = await make_client()
+    await client.post("/v1/chat/completions", json=CHAT | {"response_format": {"type": "json_object"}})
+    ((_, sampling),) = engine.requests
+    assert json.loads(sampling.constraint.text)["type"] == "object"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_schema_that_cannot_be_kept_is_told_before_it_takes_a_slot(make_client, engine, stream) -> None:
+    engine.grammar_problem = 'Unimplemented keys: ["not"]'
+    client = await make_client()
+    wanted = {"type": "json_schema", "json_schema": NAMED}
+    response = await client.post("/v1/chat/completions", json=CHAT | {"response_format": wanted, "stream": stream})
+    assert (response.status_code, engine.requests) == (400, [])
+    assert response.json()["error"] == {
+        "message": f'{SCHEMA}: Unimplemented keys: ["not"]',
+        "type": "invalid_request_error",
+        "param": SCHEMA,
+        "code": None,
+    }
 
 
 async def test_fields_that_ask_for_nothing_or_change_no_answer_are_let_through(make_client) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import gc
+import json
 import math
 import pickle
 from collections.abc import AsyncIterator, Callable, Sized
@@ -10,6 +11,7 @@ from contextlib import aclosing, suppress
 from dataclasses import replace
 from random import Random
 
+import jsonschema
 import psutil
 import pytest
 import pytest_asyncio
@@ -17,9 +19,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from demo.model import fetch_safetensors
+from runtime.api.formats import schema_text
 from runtime.engines import ENGINES
-from runtime.engines.contract import Batching, Engine, Sampling, ScoredToken, load
-from runtime.errors import EngineDeadError
+from runtime.engines.contract import Batching, Constraint, Engine, Sampling, ScoredToken, load
+from runtime.errors import EngineDeadError, GrammarError
 from tests.conftest import at_size
 from tests.runtime.support import arguments_for
 
@@ -293,6 +296,107 @@ async def test_biases_forbid_and_enforce_tokens(engine: Engine) -> None:
     assert without != best
     hot = Sampling(6, temperature=1.0, logit_bias=((without, 100.0), (best, -100.0)))
     assert await tokens_of(engine, FRANCE, hot) == [without] * 6
+
+
+def schema(**properties: dict) -> Constraint:
+    content = {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
+    return Constraint("json_schema", schema_text(content, "schema"))
+
+
+CITY = schema(
+    city={"enum": ["Paris", "Rome", "Oslo"]},
+    people={"type": "integer", "minimum": 0, "maximum": 10_000_000},
+    sights={"type": "array", "items": {"type": "string", "maxLength": 20}, "minItems": 1, "maxItems": 3},
+)
+KINDS = (
+    CITY,
+    schema(answer={"const": 42}),
+    schema(colours={"type": "array", "items": {"enum": ["red", "green", "blue"]}, "minItems": 2, "maxItems": 4}),
+    schema(inner={"type": "object", "properties": {"deep": {"type": "null"}}, "required": ["deep"]}),
+    schema(day={"type": "string", "format": "date"}),
+    schema(code={"type": "string", "pattern": "^[A-Z]{2}-[0-9]{3}$"}),
+    schema(either={"anyOf": [{"type": "boolean"}, {"type": "string", "maxLength": 9}]}),
+    schema(share={"type": "number", "minimum": 0, "maximum": 1, "multipleOf": 0.25}),
+)
+WHOLE = Sampling(max_new_tokens=200, temperature=0, constraint=CITY)
+
+
+async def object_of(engine: Engine, sampling: Sampling, prompt: str = FRANCE) -> dict:
+    """The answer, which matches the schema."""
+    text = await text_of(engine, prompt, sampling)
+    found, wanted = json.loads(text), json.loads(sampling.constraint.text)
+    jsonschema.validate(found, wanted, format_checker=jsonschema.FormatChecker())
+    return found
+
+
+async def test_a_constrained_answer_matches_its_schema(engine: Engine) -> None:
+    greedy = await object_of(engine, WHOLE)
+    assert greedy["city"] == "Paris"
+    for seed in range(3):
+        hot = replace(WHOLE, temperature=1.0, seed=seed, top_p=0.9, min_p=0.01)
+        assert await object_of(engine, hot) == await object_of(engine, hot)
+
+
+async def test_penalties_and_biases_do_not_break_a_schema(engine: Engine) -> None:
+    (wild,) = {token for token in engine.tokenizer.encode("!") if engine.tokenizer.piece(token) == b"!"}
+    pushed = {
+        "repetition_penalty": 1.5,
+        "frequency_penalty": 2.0,
+        "presence_penalty": 2.0,
+        "logit_bias": ((wild, 100.0),),
+    }
+    await object_of(engine, replace(WHOLE, temperature=2.0, seed=1, constraint=KINDS[5], **pushed))
+
+
+async def test_each_of_many_answers_matches_its_own_schema(engine: Engine) -> None:
+    """And those without any are what they are alone."""
+    asked = [replace(WHOLE, constraint=kind) for kind in KINDS]
+    plain, free, *together = await asyncio.gather(
+        text_of(engine, FRANCE),
+        tokens_of(engine, "Once upon a time", GREEDY),
+        *(object_of(engine, one) for one in asked),
+    )
+    assert plain == PARIS and free == await tokens_of(engine, "Once upon a time", GREEDY)
+    assert together == [await object_of(engine, one) for one in asked]
+
+
+async def test_a_constrained_answer_may_be_cut(engine: Engine) -> None:
+    cut = await tokens_of(engine, FRANCE, replace(WHOLE, max_new_tokens=5))
+    assert len(cut) == 5 and cut == (await tokens_of(engine, FRANCE, WHOLE))[:5]
+
+
+async def test_an_answer_ends_where_its_grammar_does(engine: Engine) -> None:
+    only = Constraint("lark", 'start: "Yes" | "No, never"')
+    assert await text_of(engine, FRANCE, replace(WHOLE, constraint=only)) in ("Yes", "No, never")
+    longer = Constraint("lark", "start: /The capital of France is Paris.*/")  # the model's own end
+    assert await text_of(engine, FRANCE, replace(WHOLE, constraint=longer)) == PARIS
+
+
+async def test_logprobs_of_a_constrained_answer_are_the_models(
+    engine: Engine, logprobs: torch.Tensor, error: float
+) -> None:
+    only = Constraint("lark", 'start: " Paris"')
+    (first, *_) = await scored(engine, Sampling(8, temperature=0, logprobs=3, constraint=only))
+    assert [value for _, value in first.top] == pytest.approx(logprobs[0].topk(3).values.tolist(), abs=error)
+    assert first.logprob == pytest.approx(logprobs[0, first].item(), abs=3 * error)
+
+
+async def test_a_constraint_that_cannot_be_kept_is_an_error_of_its_own(engine: Engine) -> None:
+    others = asyncio.create_task(object_of(engine, WHOLE))
+    for bad in (
+        Constraint("json_schema", '{"not": {}}'),
+        Constraint("json_schema", "{"),
+        Constraint("lark", "start: x"),
+    ):
+        with pytest.raises(GrammarError):
+            await engine.check(bad)
+        with pytest.raises(GrammarError):
+            await tokens_of(engine, FRANCE, replace(WHOLE, constraint=bad))
+    endless = Constraint("json_schema", '{"type": "string", "pattern": "^x(.{1,1000}){1,1000}$"}')
+    await engine.check(endless)
+    with pytest.raises(GrammarError):
+        await tokens_of(engine, FRANCE, replace(WHOLE, constraint=endless))
+    assert await others
 
 
 async def test_a_seed_gives_the_same_answer_alone_and_in_a_batch(engine: Engine) -> None:
