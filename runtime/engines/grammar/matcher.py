@@ -23,13 +23,14 @@ _AT_ONCE = 2
 class Matcher:
     """How far one answer has come, and what may come next."""
 
-    def __init__(self, matcher: LLMatcher, allowed: NDArray[np.bool_] | None = None) -> None:
+    def __init__(self, matcher: LLMatcher, size: int, allowed: NDArray[np.bool_] | None = None) -> None:
         self._matcher = matcher
+        self._size = size
         self._allowed = allowed
 
     def copy(self) -> "Matcher":
         """Another one that has come as far."""
-        return Matcher(self._matcher.deep_copy(), self._allowed)
+        return Matcher(self._matcher.deep_copy(), self._size, self._allowed)
 
     def look(self) -> NDArray[np.bool_]:
         """Whether each token may come next, [vocabulary]; one of them may. Raises GrammarError."""
@@ -37,13 +38,14 @@ class Matcher:
             bits = self._matcher.compute_bitmask()
             if self.problem:
                 raise GrammarError(self.problem)
-            self._allowed = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little").view(np.bool_)
+            each = np.unpackbits(np.frombuffer(bits, np.uint8), count=self._size, bitorder="little")
+            self._allowed = each.view(np.bool_)
         return self._allowed
 
     def accept(self, tokens: Sequence[int]) -> None:
         """They come next. An error shows as a problem, and when the next one is looked for."""
         self._allowed = None
-        self._matcher.consume_tokens(tokens)
+        self._matcher.consume_tokens(list(tokens))
 
     @property
     def problem(self) -> str:
@@ -92,7 +94,7 @@ class Grammars:
         grammar = _grammar(constraint)
         if problem := problem_with(grammar):
             raise GrammarError(problem)
-        matcher = Matcher(LLMatcher(self._vocabulary, grammar, log_level=0, limits=limits()))
+        matcher = Matcher(LLMatcher(self._vocabulary, grammar, log_level=0, limits=limits()), self._size)
         matcher.look()
         return matcher
 

@@ -158,7 +158,7 @@ class Sampler:
         count = self._sampling.logprobs
         logprobs = None if count is None else context.logprobs(row)
         if allowed is not None:
-            context.logits(row)[~allowed] = -np.inf
+            np.putmask(context.logits(row), ~allowed, -np.inf)
         if generated < self._sampling.min_new_tokens:
             context.logits(row)[list(self._model.end_tokens)] = -np.inf
         token = int(llama_cpp.llama_sampler_sample(self._chain, context.pointer, row))

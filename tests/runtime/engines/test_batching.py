@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from runtime.engines.batching import BatchingEngine, Request, Runner
-from runtime.engines.contract import Batching, Limits, Sampling
-from runtime.errors import EngineDeadError, EngineError, EngineMemoryError
+from runtime.engines.contract import Batching, Constraint, Limits, Sampling
+from runtime.errors import EngineDeadError, EngineError, EngineMemoryError, GrammarError
 from tests.runtime.support import ByteTokenizer
 
 TOKEN_S = 0.001
@@ -50,8 +50,9 @@ class Clockwork(Runner):
     def close(self) -> None: ...
 
 
-async def answer(engine: BatchingEngine, prompt: int, length: int) -> list[int]:
-    return [token async for batch in engine.generate([1] * prompt, Sampling(length)) for token in batch]
+async def answer(engine: BatchingEngine, prompt: int, length: int, constraint: Constraint | None = None) -> list[int]:
+    sampling = Sampling(length, constraint=constraint)
+    return [token async for batch in engine.generate([1] * prompt, sampling) for token in batch]
 
 
 async def test_a_long_prompt_does_not_hold_up_answers_under_way(monkeypatch) -> None:
@@ -93,6 +94,22 @@ async def test_a_step_that_hangs_is_not_healthy() -> None:
     await engine.check_health()
     assert await asking == [7, 7]
     await engine.close()
+
+
+async def test_an_answer_ends_with_its_grammar_or_with_an_error_of_its_own() -> None:
+    """The one that says what it may needs no end token, and the one that does not is stopped at the next step."""
+    runner = Clockwork(3)
+    runner.end_tokens = frozenset({0})
+    engine = BatchingEngine(runner, ByteTokenizer(), Batching(3))
+    fits, never, fits_not = (Constraint("lark", f"start: /{said}/") for said in ("\\x07{3}", "x(?!y)", "x{3}"))
+    free, whole = await asyncio.gather(answer(engine, 4, 9), answer(engine, 4, 9, fits))
+    assert (free, whole) == ([7] * 9, [7] * 3)
+    for bad in (never, fits_not):
+        free, error = await asyncio.gather(answer(engine, 4, 9), answer(engine, 4, 9, bad), return_exceptions=True)
+        assert free == [7] * 9 and isinstance(error, GrammarError)
+    await engine.close()
+    with pytest.raises(EngineDeadError):
+        await engine.check(Constraint("lark", "start: /another/"))
 
 
 async def test_what_needs_no_other_slots_holds_at_once() -> None:
