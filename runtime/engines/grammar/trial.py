@@ -7,6 +7,7 @@ more the second time.
 This file is run as it is, without the package that it is in, which takes longer to load than most grammars.
 """
 
+import os
 import resource
 import subprocess
 import sys
@@ -34,8 +35,9 @@ def limits() -> LLParserLimits:
 def problem_with(grammar: str) -> str:
     """What is wrong with it; empty where nothing is. Blocks. Raises RuntimeError where nothing can be tried."""
     command = [sys.executable, "-P", __file__]
+    path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # and nothing that is secret
     try:
-        done = subprocess.run(command, input=grammar.encode(), capture_output=True, timeout=_PATIENCE_S)
+        done = subprocess.run(command, input=grammar.encode(), capture_output=True, timeout=_PATIENCE_S, env=path)
     except subprocess.TimeoutExpired:
         return "it takes too much time"
     if done.returncode > 0:
