@@ -312,7 +312,7 @@ KINDS = (
     CITY,
     schema(answer={"const": 42}),
     schema(colours={"type": "array", "items": {"enum": ["red", "green", "blue"]}, "minItems": 2, "maxItems": 4}),
-    schema(inner={"type": "object", "properties": {"deep": {"type": "null"}}, "required": ["deep"]}),
+    schema(inner={"type": "array", "items": {"type": "object", "additionalProperties": False}, "maxItems": 2}),
     schema(day={"type": "string", "format": "date"}),
     schema(code={"type": "string", "pattern": "^[A-Z]{2}-[0-9]{3}$"}),
     schema(either={"anyOf": [{"type": "boolean"}, {"type": "string", "maxLength": 9}]}),

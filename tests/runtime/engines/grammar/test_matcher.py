@@ -109,6 +109,11 @@ def doubling(kind: str) -> dict:
     return {"$defs": {**steps, "d40": {"type": "string"}}, "$ref": "#/$defs/d0"}
 
 
+def fixed(number: int) -> dict:
+    """A list of the next definition, twice."""
+    return {"type": "array", "prefixItems": [{"$ref": f"#/$defs/d{number + 1}"}] * 2, "items": False, "minItems": 2}
+
+
 REFUSED = {
     "wrong type": ({"type": "objec"}, "Invalid type: objec"),
     "unsupported": ({"type": "array", "uniqueItems": True}, 'Unimplemented keys: ["uniqueItems"]'),
@@ -152,6 +157,7 @@ LARGE = {
     "recursive": {"type": "object", "properties": {"a": {"$ref": "#"}}},
     "doubling, all": doubling("allOf"),
     "doubling, any": doubling("anyOf"),
+    "forced": {"$defs": {f"d{n}": fixed(n) for n in range(30)} | {"d30": {"const": "x" * 999}}, "$ref": "#/$defs/d0"},
     "figures": {"type": "integer", "minimum": 0, "maximum": 10**300},
 }
 
