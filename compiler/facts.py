@@ -3,7 +3,7 @@
 Small and plain, so that it can be kept in the store: a model that has not changed is judged by its facts alone.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from compiler.diagnostics import Diagnostic, Label, Span
 
@@ -37,7 +37,7 @@ class Facts(NamedTuple):
     enabled: bool
     model_id: str
     own_ids: tuple[str, ...]
-    card: dict[str, str]
+    card: dict[str, Any]
     id_span: Span
     layers: tuple[str, ...]
     effective: str

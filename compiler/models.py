@@ -18,7 +18,7 @@ from compiler.lint.rules import Subject, dead_overrides, lint, mentions, needs, 
 from compiler.lower.serve import Model
 from compiler.source.project import NAME, REGISTRY
 from compiler.source.tree import canonical, find
-from runtime.application import RESERVED_NAMES, ModelSpec
+from runtime.application import RESERVED_NAMES, ModelDetails, ModelSpec
 
 T = TypeVar("T")
 
@@ -67,14 +67,15 @@ def facts_of(compiled: CompiledModel) -> Facts:
     model, tree = compiled.model, compiled.merged.tree
     own = next(layer.tree for layer in compiled.layers if layer.file == model.file)
     subject = Subject(model.name, model.file, model.spec, compiled.layers, compiled.merged)
-    card = model.spec.model.card
+    config = model.spec.model
+    card = ModelDetails(**dict(config.card), engine=subject.engine.name, max_input_words=config.max_input_words)
     return Facts(
         name=model.name,
         file=model.file,
         enabled=model.spec.enabled,
         model_id=model.spec.model.model_id,
         own_ids=own_ids(model.spec),
-        card={key: text for key, text in card if text is not None},
+        card={key: value for key, value in card if value is not None},
         id_span=find(own, ("model_config", "model_id"))[1],
         layers=tuple(layer.file for layer in compiled.layers),
         effective=digest(canonical(tree).encode()),

@@ -6,7 +6,15 @@ reaches running replicas. That split is the reason why editing a temperature nev
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from runtime.engines import ENGINES, engine_named
 from runtime.engines.spec import EngineSpec, InitializerConfig
@@ -16,7 +24,9 @@ from runtime.schema.generation import GenerationConfig
 from runtime.schema.scaling import ScalingConfig
 from runtime.schema.weights import S3MirrorConfig
 
-RESERVED_NAMES = frozenset({"docs", "gateway", "health", "openapi.json", "v1"})
+RESERVED_NAMES = frozenset({
+    "docs", "gateway", "health", "metadata", "metrics", "models", "openapi.json", "query", "v1",
+})  # fmt: skip
 """No model may be called so: a model's name is its route, and would hide one of the gateway's, or the gateway."""
 
 
@@ -90,6 +100,17 @@ class ModelCard(Schema):
 
 EMBEDDING_TASKS = ("feature-extraction", "sentence-similarity")
 """Tasks of models that turn texts into vectors."""
+
+
+class ModelDetails(ModelCard):
+    """What `/v1/models` says besides of a model, where it is known."""
+
+    engine: str | None = None
+    """Name of the engine that runs it."""
+    max_input_words: PositiveInt | None = None
+    """Most words of a prompt."""
+    context_length: PositiveInt | None = None
+    """Tokens of prompt and answer together; known once the model is loaded."""
 
 
 class ModelConfig(Schema):
@@ -202,7 +223,7 @@ class GatewayModel(Schema):
     """Ray Serve application, for its status."""
     route_prefix: str
     """Where the application listens."""
-    card: ModelCard = shared(ModelCard)
+    card: ModelDetails = shared(ModelDetails)
     """What `/v1/models` says of the model."""
 
 
@@ -211,5 +232,7 @@ class GatewaySettings(Schema):
 
     upstream: str
     """Where the node's own Ray proxy listens: the way to the models' routes."""
+    wait_for_model_s: NonNegativeFloat = 0.0
+    """Seconds that a request waits for a model that starts or has scaled to zero, before it gets a 503."""
     models: list[GatewayModel]
     """The models of the cluster."""

@@ -6,8 +6,8 @@ from. A stream through a Ray deployment handle would cost ten times as much a to
 
 import asyncio
 import json
-import math
-from collections.abc import AsyncGenerator, Callable, Mapping
+import logging
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any
@@ -15,13 +15,18 @@ from typing import Any
 import aiohttp
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
+from opentelemetry.trace import Tracer
 
+from runtime import metrics, tracing
 from runtime.access.visit import current_visit
+from runtime.api.observed import Watch
 from runtime.api.protection import ProtectedApp
+from runtime.api.query import add_query_routes
 from runtime.api.responses import error_body, model_entry
 from runtime.api.routes import add_error_handlers
 from runtime.api.sse import EventStream, event, while_connected
 from runtime.application import GatewayModel, GatewaySettings
+from runtime.availability import Availability, Look
 from runtime.errors import (
     EngineError,
     LLMServeError,
@@ -30,14 +35,14 @@ from runtime.errors import (
     OverloadedError,
     RequestError,
 )
+from runtime.metrics import GATEWAY_METRICS, Metrics
 
-STATUS_AGE_S = 2.0
-"""How old the knowledge may be of which applications run; twice as old while somebody looks again."""
+OWN_ENTRY_S = 2.0
+"""How long a client that asks about a model waits for what the model says of itself."""
 
-Look = Callable[[], Mapping[str, str]]
-"""The applications that cannot answer, and why. Blocks."""
+_log = logging.getLogger(__name__)
 
-_PASSED_ON = ("authorization", "content-type", "x-request-id")
+_PASSED_ON = ("authorization", "content-type", "traceparent", "tracestate", "x-request-id")
 _TOKEN_LIMITS = tuple(f"x-ratelimit-{what}-tokens" for what in ("limit", "remaining", "reset"))
 _PASSED_BACK = ("content-type", "retry-after", *_TOKEN_LIMITS)
 _WENT_AWAY = "the model's replica went away in the middle of the answer"
@@ -46,19 +51,20 @@ _WENT_AWAY = "the model's replica went away in the middle of the answer"
 class Gateway:
     """The models of the cluster, and the way to them."""
 
-    def __init__(self, look: Look) -> None:
+    def __init__(self, look: Look, counts: Metrics | None = None, tracer: Tracer = tracing.NOBODY) -> None:
         self.models: dict[str, GatewayModel] = {}
-        self._upstream = ""
-        self._look = look
-        self._status: Mapping[str, str] = {}
-        self._status_time = -math.inf
-        self._looking: asyncio.Task[None] | None = None
+        self.availability = Availability(look, self._wake, self._show_waiting)
+        self._settings = GatewaySettings(upstream="", models=[])
+        self._names: dict[str, str] = {}
+        self._counts = counts or Metrics(GATEWAY_METRICS)
+        self._tracer = tracer
         self._session: aiohttp.ClientSession | None = None
 
     def configure(self, settings: GatewaySettings) -> None:
         """Take a new list of models."""
         self.models = {model.id: model for model in settings.models}
-        self._upstream = settings.upstream
+        self._names = {name.replace("/", "--"): name for name in self.models} | {name: name for name in self.models}
+        self._settings = settings
 
     def create_app(self) -> FastAPI:
         """The ASGI application."""
@@ -69,9 +75,12 @@ class Gateway:
             endless = aiohttp.ClientTimeout(total=None, connect=10)
             async with aiohttp.ClientSession(connector=unlimited, timeout=endless) as self._session:
                 yield
+                await self.availability.close()
 
-        app = ProtectedApp(title="llm-serve gateway", docs_url="/docs", redoc_url=None, lifespan=session)
+        watch = Watch(self._tracer, self._count)
+        app = ProtectedApp(watch=watch, title="llm-serve gateway", docs_url="/docs", redoc_url=None, lifespan=session)
         add_error_handlers(app)
+        add_query_routes(app, self)
 
         @app.get("/health")
         async def health() -> dict[str, str]:
@@ -79,13 +88,17 @@ class Gateway:
 
         @app.get("/v1/models")
         async def models() -> dict[str, object]:
-            cards = [model_entry(model.id, model.card) for model in self._open()]
-            return {"object": "list", "data": cards}
+            return {"object": "list", "data": await self._entries(self._open())}
 
         @app.get("/v1/models/{model_id:path}")
-        async def model(model_id: str) -> dict[str, Any]:
-            found = self._find(model_id)
-            return model_entry(found.id, found.card)
+        async def model(model_id: str, request: Request) -> dict[str, Any]:
+            model = self._find(model_id)
+            (entry,) = await self._entries([model])
+            return await self._own_entry(request, model) | entry if entry.get("status") == "ready" else entry
+
+        @app.get("/metrics")
+        async def numbers() -> Response:
+            return Response(self._counts.text(), media_type=metrics.CONTENT_TYPE)
 
         @app.post("/v1/chat/completions")
         async def chat(request: Request) -> Response:
@@ -101,42 +114,83 @@ class Gateway:
 
         return app
 
+    def ids(self) -> Sequence[str]:
+        """The names of the models that the request's key opens."""
+        return [model.id for model in self._open()]
+
+    def named(self, name: str) -> str:
+        """The id of a model by its id, or with `--` for `/`. Raises ModelNotFoundError."""
+        return self._find(self._names.get(name, name)).id
+
+    def details(self, model_id: str) -> Mapping[str, Any]:
+        """What the settings say of it."""
+        return self.models[model_id].card.model_dump()
+
+    async def ask(self, request: Request, model_id: str, path: str, body: bytes) -> Response:
+        """The whole answer of a model. `request`: whose headers go along. Raises LLMServeError."""
+        model = self._find(model_id)
+        return await self._respond(model, await self._post(request, model, path, body))
+
     async def _forward(self, request: Request, path: str) -> Response:
         body = await request.body()
         model = self._find(_model_of(body))
-        if reason := (await self._unavailable()).get(model.application):
-            raise ModelUnavailableError(f"the model `{model.id}` cannot answer: {reason}")
         answer = await while_connected(request, self._post(request, model, path, body))
-        headers = {name: answer.headers[name] for name in _PASSED_BACK if name in answer.headers}
         if answer.content_type == "text/event-stream":
-            return EventStream(_relay(answer), answer.status, headers)
-        content = await while_connected(request, _content(answer))
+            return EventStream(_relay(answer), answer.status, _passed_back(answer))
+        return await while_connected(request, self._respond(model, answer))
+
+    async def _respond(self, model: GatewayModel, answer: aiohttp.ClientResponse) -> Response:
+        """An answer that is no stream."""
+        content = await _content(answer)
         if answer.content_type != "application/json":  # not from the replica, but from Ray on its way there
             raise _refusal(model, answer.status, content.decode("utf-8", "replace"))
-        return Response(content, answer.status, headers)
+        return Response(content, answer.status, _passed_back(answer))
 
     async def _post(self, request: Request, model: GatewayModel, path: str, body: bytes) -> aiohttp.ClientResponse:
+        """The beginning of the answer, once the model is there. Raises ModelUnavailableError."""
+        await self.availability.wait_for(model, self._settings.wait_for_model_s)
+        headers = _passed_on(request)
+        tracing.pass_on(headers)
+        return await self._send("POST", model, path, body, headers)
+
+    async def _send(
+        self, method: str, model: GatewayModel, path: str, body: bytes | None = None, headers: Mapping[str, str] = {}
+    ) -> aiohttp.ClientResponse:
         assert self._session is not None  # the lifespan has made it
-        url = self._upstream + model.route_prefix + path
-        headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
+        url = self._settings.upstream + model.route_prefix + path
         try:
-            return await self._session.post(url, data=body, headers=headers, allow_redirects=False)
+            return await self._session.request(method, url, data=body, headers=headers, allow_redirects=False)
         except aiohttp.ClientError as error:
             raise ModelUnavailableError(f"the model `{model.id}` cannot be reached: {error}") from error
 
-    async def _unavailable(self) -> Mapping[str, str]:
-        """Why applications cannot answer. Who comes often does not wait for the next look."""
-        age = asyncio.get_running_loop().time() - self._status_time
-        if age > STATUS_AGE_S and (self._looking is None or self._looking.done()):
-            self._looking = asyncio.create_task(self._look_again())
-        if age > 2 * STATUS_AGE_S and self._looking is not None:
-            await asyncio.shield(self._looking)
-        return self._status
+    async def _wake(self, model: GatewayModel) -> None:
+        (await self._send("GET", model, "/health")).release()
 
-    async def _look_again(self) -> None:
-        now = asyncio.get_running_loop().time()
-        self._status = await asyncio.to_thread(self._look)
-        self._status_time = now
+    async def _entries(self, models: Sequence[GatewayModel]) -> list[dict[str, Any]]:
+        conditions = await self.availability.conditions()
+        states = [conditions[each.application].state if each.application in conditions else None for each in models]
+        entries = [model_entry(each.id, each.card) for each in models]
+        return [entry | ({"status": state} if state else {}) for entry, state in zip(entries, states, strict=True)]
+
+    async def _own_entry(self, request: Request, model: GatewayModel) -> dict[str, Any]:
+        """What a model says of itself, such as its context's length; nothing where it does not say so soon."""
+        try:
+            async with asyncio.timeout(OWN_ENTRY_S):
+                answer = await self._send("GET", model, f"/v1/models/{model.id}", headers=_passed_on(request))
+                content = await self._respond(model, answer)
+        except (LLMServeError, TimeoutError) as error:
+            _log.warning("the model %s does not say what it is: %s", model.id, error)
+            return {}
+        entry: dict[str, Any] = json.loads(bytes(content.body)) if answer.status == HTTPStatus.OK else {}
+        return entry
+
+    def _show_waiting(self, waiting: int) -> None:
+        self._counts.record(metrics.GATEWAY_WAITING, waiting)
+
+    def _count(self, model: str, status: int, seconds: float) -> None:
+        self._counts.record(metrics.GATEWAY_RESPONSES, 1, model, str(status))
+        if model:
+            self._counts.record(metrics.GATEWAY_FIRST_BYTE, seconds, model)
 
     def _find(self, model_id: str) -> GatewayModel:
         """The model of a request. One that its key does not open is not there."""
@@ -164,6 +218,16 @@ def _model_of(body: bytes) -> str:
     if not model.isprintable():  # half a surrogate pair, say, which no answer could name
         raise RequestError("`model` must be printable", "model")
     return model
+
+
+def _passed_on(request: Request) -> dict[str, str]:
+    """The headers that the model sees too."""
+    return {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
+
+
+def _passed_back(answer: aiohttp.ClientResponse) -> dict[str, str]:
+    """The headers that the client sees too."""
+    return {name: answer.headers[name] for name in _PASSED_BACK if name in answer.headers}
 
 
 async def _content(answer: aiohttp.ClientResponse) -> bytes:

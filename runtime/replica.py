@@ -7,10 +7,12 @@ from contextlib import aclosing
 from runtime.admission import Admission
 from runtime.api.requests import Border, ValidRequest
 from runtime.api.responses import Delta
-from runtime.application import ModelArguments, ModelCard, ModelSettings
+from runtime.application import ModelArguments, ModelDetails, ModelSettings
 from runtime.engines.contract import Batching, Engine, Sampling
 from runtime.errors import ConfigError, EngineError, GrammarError, RequestError
 from runtime.loading import load_model
+from runtime.meter import Meter, Observed
+from runtime.metrics import CACHE_USE, MODEL_METRICS, Metrics
 from runtime.text.prompt import ChatTemplate
 from runtime.text.transcript import Transcript
 
@@ -29,8 +31,10 @@ async def load_here(arguments: ModelArguments, batching: Batching) -> Engine:
 class Replica:
     """A model that answers. `api.routes.create_app` makes it an HTTP service."""
 
-    def __init__(self, arguments: ModelArguments, load: Load = load_here) -> None:
+    def __init__(self, arguments: ModelArguments, load: Load = load_here, metrics: Metrics | None = None) -> None:
         self.model_id = arguments.model_id
+        self.metrics = metrics or Metrics(MODEL_METRICS)
+        self._meter = Meter(self.model_id, self.metrics)
         self._load = load
         self._arguments = arguments
         self._engine: Engine | None = None
@@ -39,18 +43,26 @@ class Replica:
         self._admission = Admission(0)
 
     @property
-    def card(self) -> ModelCard:
+    def card(self) -> ModelDetails:
         """What /v1/models says of the model."""
-        return self._loaded()[1].card
+        engine, settings = self._loaded()
+        return ModelDetails(
+            **dict(settings.card),
+            engine=self._arguments.initialization.engine.name,
+            max_input_words=settings.max_input_words,
+            context_length=engine.limits.context_length,
+        )
 
     async def configure(self, settings: ModelSettings) -> None:
         """Take new settings; the first ones load the model. Raises ConfigError."""
         generation = settings.generation
         batching = Batching(generation.max_batch_size, generation.batch_wait_timeout_s)
         if self._engine is None:
-            engine = await self._load(self._arguments, batching)
+            with self._meter.start_phase("load"):
+                engine = await self._load(self._arguments, batching)
             if self._arguments.warmup:
-                await self._warm_up(engine, batching.max_size)
+                with self._meter.start_phase("warm_up"):
+                    await self._warm_up(engine, batching.max_size)
             template = engine.tokenizer.chat_template
             self._template = ChatTemplate(template, engine.tokenizer.special_tokens) if template else None
             self._engine = engine
@@ -95,17 +107,20 @@ class Replica:
 
         Raises OverloadedError and RequestError at the first, EngineError at any.
         """
-        with self._admission.admit(request.n):
+        meter = self._meter
+        with meter.errors(), self._admission.admit(request.n), meter.request(request) as observed:
             await self._check(request)
-            answers = [self._one_answer(request, index) for index in range(request.n)]
+            answers = [self._one_answer(request, index, observed) for index in range(request.n)]
             async with aclosing(answers[0] if len(answers) == 1 else _merged(answers)) as deltas:
                 async for delta in deltas:
+                    observed.piece(delta)
                     yield delta
 
     async def embed(self, prompts: Sequence[Sequence[int]]) -> list[Sequence[float]]:
         """Their vectors. All of a request take one place. Raises OverloadedError, EngineError."""
         engine, _ = self._loaded()
-        with self._admission.admit():
+        tokens = sum(map(len, prompts))
+        with self._meter.errors(), self._admission.admit(), self._meter.embedding(tokens):
             vectors = [asyncio.ensure_future(engine.embed(prompt)) for prompt in prompts]
             try:
                 return await asyncio.gather(*vectors)
@@ -121,13 +136,14 @@ class Replica:
             except GrammarError as error:
                 raise RequestError(f"{constraint.source}: {error}", constraint.source) from error
 
-    async def _one_answer(self, request: ValidRequest, index: int) -> AsyncGenerator[Delta, None]:
+    async def _one_answer(self, request: ValidRequest, index: int, observed: Observed) -> AsyncGenerator[Delta, None]:
         engine, _ = self._loaded()
         sampling = request.sampling_of(index)
         transcript = Transcript(engine.tokenizer, request.stops, sampling.min_new_tokens)
         text = request.echo
         async with aclosing(engine.generate(request.prompt, sampling)) as batches:
             async for tokens in batches:
+                observed.in_slot(index)
                 for token in tokens:
                     text += transcript.feed(token)
                     if transcript.stopped:
@@ -140,6 +156,13 @@ class Replica:
         text += transcript.flush()
         at_its_length = transcript.tokens >= sampling.max_new_tokens and not transcript.stopped
         yield Delta(text, transcript.tokens, "length" if at_its_length else "stop", transcript.scores(), index)
+
+    async def measure(self) -> None:
+        """Bring the metrics up to date that nobody counts as it happens. Raises EngineError."""
+        engine, _ = self._loaded()
+        use = await engine.cache_use()
+        if use is not None:
+            self._meter.add(CACHE_USE, use)
 
     async def check_health(self) -> None:
         """Raises EngineError when the engine does not answer."""

@@ -103,6 +103,10 @@ class Worker:
         """As the engine's."""
         await self._loaded().configure(batching)
 
+    async def cache_use(self) -> float | None:
+        """As the engine's."""
+        return await self._loaded().cache_use()
+
     async def check_health(self) -> None:
         """As the engine's."""
         await self._loaded().check_health()
@@ -198,6 +202,12 @@ class RemoteEngine(Engine):
 
     async def configure(self, batching: Batching) -> None:
         await self._ask(self.worker.configure.remote(batching))
+
+    async def cache_use(self) -> float | None:
+        if self._gone:
+            raise self._gone
+        use: float | None = await self._ask(self.worker.cache_use.remote())
+        return use
 
     async def check_health(self) -> None:
         if self._gone:

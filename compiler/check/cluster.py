@@ -23,6 +23,9 @@ class GatewayOptions(Schema):
 
     num_replicas: PositiveInt = 1
     """Replicas of the gateway."""
+    wait_for_model_s: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    """Seconds that a request waits for a model that starts or has scaled to zero, before it gets a 503. `0`: it gets
+    one at once, and a model that has scaled to zero starts all the same."""
 
 
 class ClusterSpec(Schema):

@@ -16,7 +16,7 @@ from runtime.application import (
     GatewayModel,
     GatewaySettings,
     ModelArguments,
-    ModelCard,
+    ModelDetails,
     ModelSettings,
     ModelSpec,
 )
@@ -140,11 +140,13 @@ def gateway_application(cluster: ClusterSpec, models: Iterable[Facts]) -> Docume
             id=model.model_id,
             application=model.name,
             route_prefix=route_prefix(model.name),
-            card=ModelCard(**model.card),
+            card=ModelDetails(**model.card),
         )
         for model in models
     ]
-    settings = GatewaySettings(upstream=_upstream(cluster.http), models=offers)
+    settings = GatewaySettings(
+        upstream=_upstream(cluster.http), wait_for_model_s=cluster.gateway.wait_for_model_s, models=offers
+    )
     deployment = {
         "name": "Gateway",
         "num_replicas": cluster.gateway.num_replicas,

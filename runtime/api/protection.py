@@ -1,6 +1,7 @@
-"""What stands around an application, from the outside in: the journal, the gate, the bounds of what comes in.
+"""What stands around an application, from the outside in: the journal, what is measured, the gate, the bounds of what
+comes in.
 
-All three are plain ASGI, so that streams pass as they are.
+All are plain ASGI, so that streams pass as they are.
 """
 
 from typing import Any
@@ -13,6 +14,7 @@ from runtime.access.limits import BEHIND_GATEWAY_S, MINUTE_S, Limits
 from runtime.api.body import BodyBounds
 from runtime.api.gate import Gate
 from runtime.api.journal import Journal
+from runtime.api.observed import NOTHING, Observer, Watch
 from runtime.logs import prompts_wanted
 
 
@@ -20,11 +22,17 @@ class ProtectedApp(FastAPI):
     """An application that nothing reaches but what has passed them. No route can be left out by mistake."""
 
     def __init__(
-        self, model_id: str | None = None, keys: Keys | None = None, limits: Limits | None = None, **options: Any
+        self,
+        model_id: str | None = None,
+        keys: Keys | None = None,
+        limits: Limits | None = None,
+        watch: Watch = NOTHING,
+        **options: Any,
     ) -> None:
         """`model_id`: the one model that it is about, for keys that open only some. Raises ConfigError for `keys`."""
         super().__init__(**options)
         self._model_id = model_id
+        self._watch = watch
         self._keys = keys or keys_from()
         is_gateway = model_id is None
         self._limits = limits or Limits(MINUTE_S if is_gateway else BEHIND_GATEWAY_S, tokens=not is_gateway)
@@ -32,4 +40,5 @@ class ProtectedApp(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         """Starlette's, inside of ours: it makes its stack when the first request comes."""
         inner = BodyBounds(super().build_middleware_stack(), logged=prompts_wanted())
-        return Journal(Gate(inner, self._keys, self._limits, self._model_id), self._model_id)
+        gate = Gate(inner, self._keys, self._limits, self._model_id)
+        return Journal(Observer(gate, self._watch), self._model_id)

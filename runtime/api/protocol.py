@@ -130,6 +130,12 @@ class GenerateRequest(Wire):
                 return name
         return None
 
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """The fields that nobody knows."""
+        known = NOT_OFFERED | OFFERED_ONLY.keys()
+        return tuple(name for name in self.model_extra or () if name not in known)
+
 
 class TextPart(Wire):
     """A piece of a message's content. Only text: nothing is fetched from addresses in a request."""

@@ -26,6 +26,8 @@ class ValidRequest:
     """Answers."""
     echo: str = ""
     """What each begins with."""
+    ignored: tuple[str, ...] = ()
+    """Fields of the wire request that nobody knows."""
 
     def sampling_of(self, index: int) -> Sampling:
         """That of one answer: with the same seed, all would be the same."""
@@ -99,6 +101,7 @@ class Border:
             sampling=sampling,
             stops=(*self.settings.generation.stopping_sequences, *requested, *(request.stop_token_ids or ())),
             n=request.n or 1,
+            ignored=request.ignored,
         )
 
     def _check(self, request: GenerateRequest) -> None:

@@ -3,17 +3,20 @@
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 from fastapi import Body, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from opentelemetry.trace import Tracer
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from runtime import tracing
 from runtime.access.visit import current_visit
 from runtime.api.embeddings import EmbeddingRequest, embeddings_body, prompts_of
 from runtime.api.journal import counted
+from runtime.api.observed import Watch
 from runtime.api.protection import ProtectedApp
 from runtime.api.protocol import ChatRequest, CompletionRequest, GenerateRequest
 from runtime.api.pump import Pump, deadline
@@ -21,17 +24,19 @@ from runtime.api.refusal import error_response
 from runtime.api.requests import Border, ValidRequest
 from runtime.api.responses import Delta, Shape, Usage, error_body, joined, model_entry
 from runtime.api.sse import DONE, HEARTBEAT, EventStream, event, while_connected
-from runtime.application import ModelCard
+from runtime.application import ModelDetails
 from runtime.errors import LLMServeError, ModelNotFoundError, RequestError
+from runtime.metrics import CONTENT_TYPE, RESPONSES, Metrics
 
 
 class Served(Protocol):
     """A loaded model, as the routes need it."""
 
     model_id: str
+    metrics: Metrics
 
     @property
-    def card(self) -> ModelCard:
+    def card(self) -> ModelDetails:
         """What /v1/models says of the model."""
 
     def border(self) -> Border:
@@ -43,13 +48,21 @@ class Served(Protocol):
     async def embed(self, prompts: Sequence[Sequence[int]]) -> Sequence[Sequence[float]]:
         """Their vectors. Raises OverloadedError, EngineError."""
 
+    async def measure(self) -> None:
+        """Bring up to date what of `metrics` nobody counts as it happens. Raises EngineError."""
+
     async def check_health(self) -> None:
         """Raises EngineError when the model cannot answer."""
 
 
-def create_app(served: Served) -> FastAPI:
+def create_app(served: Served, tracer: Tracer = tracing.NOBODY) -> FastAPI:
     """The model's own /v1."""
-    app = ProtectedApp(served.model_id, title=f"llm-serve: {served.model_id}", docs_url="/docs", redoc_url=None)
+
+    def count(model: str, status: int, _: float) -> None:
+        served.metrics.record(RESPONSES, 1, model, str(status))
+
+    title = f"llm-serve: {served.model_id}"
+    app = ProtectedApp(served.model_id, watch=Watch(tracer, count), title=title, docs_url="/docs", redoc_url=None)
     add_error_handlers(app)
     app.state.pump = Pump()
 
@@ -58,25 +71,35 @@ def create_app(served: Served) -> FastAPI:
         await served.check_health()
         return {"status": "ok"}
 
+    @app.get("/metrics")
+    async def numbers() -> Response:
+        await served.measure()
+        return Response(served.metrics.text(), media_type=CONTENT_TYPE)
+
     @app.get("/v1/models")
     async def models() -> dict[str, object]:
         return {"object": "list", "data": [model_entry(served.model_id, served.card)]}
 
+    @app.get("/v1/models/{model_id:path}")
+    async def model(model_id: str) -> dict[str, Any]:
+        _check_model(served, model_id)
+        return model_entry(served.model_id, served.card)
+
     @app.post("/v1/chat/completions")
     async def chat(body: Annotated[ChatRequest, Body()], request: Request) -> Response:
-        _check_model(served, body)
+        _check_model(served, body.model)
         valid = await asyncio.to_thread(served.border().chat, body)  # the model's template takes its time
         return await _respond(request, served, body, valid, chat=True)
 
     @app.post("/v1/completions")
     async def completions(body: Annotated[CompletionRequest, Body()], request: Request) -> Response:
-        _check_model(served, body)
+        _check_model(served, body.model)
         valid = await asyncio.to_thread(served.border().completion, body)
         return await _respond(request, served, body, valid, chat=False)
 
     @app.post("/v1/embeddings")
     async def embeddings(body: Annotated[EmbeddingRequest, Body()], request: Request) -> Response:
-        _check_model(served, body)
+        _check_model(served, body.model)
         border = served.border()
         prompts = await asyncio.to_thread(prompts_of, body, border)
         async with deadline(border.settings.request_timeout_s):
@@ -88,9 +111,9 @@ def create_app(served: Served) -> FastAPI:
     return app
 
 
-def _check_model(served: Served, body: GenerateRequest | EmbeddingRequest) -> None:
-    if body.model not in ("", served.model_id):
-        raise ModelNotFoundError(f"the model `{body.model}` is not here; this is `{served.model_id}`", "model")
+def _check_model(served: Served, model: str) -> None:
+    if model not in ("", served.model_id):
+        raise ModelNotFoundError(f"the model `{model}` is not here; this is `{served.model_id}`", "model")
 
 
 async def _respond(

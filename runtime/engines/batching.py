@@ -22,8 +22,13 @@ _STALL_S = 0.2
 """New prompts hold up answers under way by so much in each step, or by what so many tokens take."""
 _LEAST_TOKENS = 16
 
-Item = int | EngineError | None
-"""What an answer's queue receives: a token, the error that ended it, or None at its end."""
+
+class Admitted:
+    """An answer has a slot now."""
+
+
+Item = int | Admitted | EngineError | None
+"""What an answer's queue receives: that it has a slot, a token, the error that ended it, or None at its end."""
 
 
 @dataclass(eq=False, slots=True)
@@ -131,7 +136,8 @@ class BatchingEngine(Engine):
                 items = [await request.answer.get()]
                 while not request.answer.empty():  # whatever else is ready goes along
                     items.append(request.answer.get_nowait())
-                if tokens := [item for item in items if isinstance(item, int)]:
+                tokens = [item for item in items if isinstance(item, int)]
+                if tokens or isinstance(items[0], Admitted):
                     yield tokens
                 if isinstance(items[-1], EngineError):
                     raise items[-1]
@@ -146,6 +152,9 @@ class BatchingEngine(Engine):
 
     async def configure(self, batching: Batching) -> None:
         await self._ask(Configure(batching, self._running_loop().create_future()))
+
+    async def cache_use(self) -> float | None:
+        return self._scheduler.cache_use()
 
     async def check_health(self) -> None:
         await self._ask(Ping(self._running_loop().create_future()))
@@ -205,12 +214,18 @@ class Scheduler:
                 raise self.dead
             self.inbox.put(message)
 
+    def cache_use(self) -> float:
+        """Called on the event loop: the share of all slots' cells that hold a token of an answer that runs."""
+        cells = self.runner.slots * self.runner.limits.context_length
+        return sum(request.position for request in tuple(self.running)) / cells
+
     def run(self) -> None:
         """Until a Close message. Whatever ends it, every answer hears of it."""
         reason = EngineDeadError("the engine has stopped")
         try:
             while self._receive():
                 self._admit()
+                self._flush()  # a step may take a while, and who has a slot hears of it before
                 if self.running:
                     self._step()
                 self._flush()
@@ -296,6 +311,7 @@ class Scheduler:
         self.waiting.popleft()
         request.pending = request.prompt[request.position :]
         self.running.append(request)
+        self.news.append((request.answer, Admitted()))
 
     def _configure(self, change: Configure) -> None:
         problem: Item = None

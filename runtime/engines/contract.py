@@ -120,6 +120,7 @@ class Engine(ABC):
     def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[list[int], None]:
         """The tokens of an answer as they are ready, one or more at a time, without the end token.
 
+        The first list may be empty: it says that the answer has a slot now.
         It ends at the model's end token or after `max_new_tokens`. Closing it frees the slot. Requests beyond
         the slots wait. Raises EngineError.
         """
@@ -136,6 +137,10 @@ class Engine(ABC):
     @abstractmethod
     async def configure(self, batching: Batching) -> None:
         """Batch like this, once running answers allow it; requests that come meanwhile wait. Raises EngineError."""
+
+    async def cache_use(self) -> float | None:
+        """Share of the KV cache that running answers have filled, 0 to 1; None: nobody knows. Raises EngineError."""
+        return None
 
     @abstractmethod
     async def check_health(self) -> None:

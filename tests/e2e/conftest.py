@@ -23,7 +23,7 @@ DEPLOY_TIMEOUT_S = 240
 
 MODEL = """\
 extends: {base}
-deployment_config: {{max_waiting_requests: 0}}
+deployment_config: {{max_waiting_requests: 0, autoscaling_config: {autoscaling}}}
 scaling_config: {{num_cpus_per_worker: 0}}
 model_config:
   model_id: {model_id}
@@ -32,6 +32,7 @@ model_config:
 MODELS = {
     # One slot and nobody may wait: shows overload, and that a closed connection frees the slot.
     "acme--single": f"initialization: {{hf_model_id: {REPOSITORY}}}\n  generation: {{max_batch_size: 1}}",
+    "acme--asleep": f"initialization: {{hf_model_id: {REPOSITORY}}}",
     "acme--no-weights": "initialization: {hf_model_id: acme/is-nowhere}",
     "acme--wrong-file": f"""\
 initialization:
@@ -144,7 +145,8 @@ def _write_project(folder: Path, port: int) -> None:
     """Those, and variants of the file."""
     _write_base(folder, port)
     for name, more in MODELS.items():
-        text = MODEL.format(base=SMOLLM2, model_id=name.replace("--", "/"), more=more)
+        autoscaling = "{min_replicas: 0}" if name == "acme--asleep" else "{}"
+        text = MODEL.format(base=SMOLLM2, model_id=name.replace("--", "/"), more=more, autoscaling=autoscaling)
         (folder / "registry" / f"{name}.yaml").write_text(text)
     (folder / "registry" / "acme--fragile.yaml").write_text(FRAGILE)
     for engine, (workers, initializer) in ENGINES.items():

@@ -1,7 +1,10 @@
 """The road end to end: registry -> generated -> Ray Serve -> a real model -> the real OpenAI client."""
 
 import asyncio
+import json
+import re
 import time
+from pathlib import Path
 
 import httpx
 import openai
@@ -9,6 +12,7 @@ import psutil
 import pytest
 
 from demo.model import REPOSITORY
+from runtime import metrics
 from tests.e2e.conftest import ENGINES
 
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
@@ -192,6 +196,73 @@ def test_what_stops_a_replica_names_the_field_of_the_registry_file(deployment, m
     assert error.value.status_code == 503
     assert said in error.value.message and problem in error.value.message
     assert "Traceback" not in error.value.message
+
+
+def test_a_model_that_has_scaled_to_zero_starts_when_it_is_asked_for(deployment) -> None:
+    def status() -> str:
+        return httpx.get(f"{deployment.url}/v1/models/acme/asleep", timeout=20).json()["status"]
+
+    assert status() == "scaled_to_zero"
+    with pytest.raises(openai.InternalServerError) as error:
+        ask(deployment, model="acme/asleep")
+    assert error.value.status_code == 503 and error.value.response.headers["retry-after"]
+    deadline = time.monotonic() + 120
+    while status() != "ready":  # looking asks for nothing
+        assert time.monotonic() < deadline, status()
+        time.sleep(1)
+    assert ask(deployment, model="acme/asleep").choices[0].message.content
+
+
+def test_the_first_apis_clients_get_the_same_answers(deployment) -> None:
+    name, expected = REPOSITORY.replace("/", "--"), ask(deployment, max_tokens=16)
+    prompt = {"prompt": FRANCE[0]["content"], "parameters": {"max_new_tokens": 16, "do_sample": False}}
+    single = httpx.post(f"{deployment.url}/query/{name}", json=prompt, timeout=120).json()[REPOSITORY]
+    batch = httpx.post(f"{deployment.url}/query/batch/{name}", json=[prompt] * 3, timeout=120).json()[REPOSITORY]
+    assert {each["generated_text"] for each in (single, *batch)} == {expected.choices[0].message.content}
+    assert single["num_input_tokens"] == expected.usage.prompt_tokens
+    assert REPOSITORY in httpx.get(f"{deployment.url}/models").json()
+
+
+def test_every_number_is_in_rays_export_too(deployment) -> None:
+    """A node's addresses, as Ray lists them for Prometheus."""
+    ask(deployment, max_tokens=4)
+    session = deployment.cluster.session()
+    (listed,) = json.loads(Path(f"/tmp/ray/{session}/prom_metrics_service_discovery.json").read_text())
+    wanted = {metric.name for metric in (metrics.TIME_TO_FIRST_TOKEN, metrics.RUNNING, metrics.ANSWERS)}
+    wanted |= {metrics.START_SECONDS.name, metrics.CACHE_USE.name, metrics.GATEWAY_RESPONSES.name}
+    deadline = time.monotonic() + 60
+    while True:
+        texts = [httpx.get(f"http://{target}/metrics", timeout=20).text for target in listed["targets"]]
+        found = set(re.findall(r"^# TYPE ray_(llm_serve_\w+) ", "\n".join(texts), re.MULTILINE))
+        if wanted <= found:
+            break
+        assert time.monotonic() < deadline, wanted - found
+        time.sleep(1)
+    own = httpx.get(f"{deployment.url}/{REPOSITORY.replace('/', '--')}/metrics").text
+    assert f'llm_serve_answers_total{{model="{REPOSITORY}",reason="length"}}' in own
+
+
+def test_a_new_model_restarts_nothing(deployment) -> None:
+    def replicas() -> dict[str, set[str]]:
+        return {
+            name: {each["replica_id"] for part in found["deployments"].values() for each in part["replicas"]}
+            for name, found in deployment.cluster.applications().items()
+            if found["status"] == "RUNNING"
+        }
+
+    before = replicas()
+    registry = deployment.project / "registry"
+    text = (registry / "acme--asleep.yaml").read_text().replace("acme/asleep", "acme/new")
+    (registry / "acme--new.yaml").write_text(text)
+    deployment.deploy()
+    deployment.wait_until_settled()
+    deadline = time.monotonic() + 30
+    while "acme/new" not in [model.id for model in deployment.client.models.list()]:
+        assert time.monotonic() < deadline, "the gateway has not heard of it"
+        time.sleep(0.5)
+    after = replicas()
+    assert after.keys() - before.keys() == {"acme--new"}
+    assert {name: after[name] for name in before} == before
 
 
 def test_editing_a_default_reconfigures_and_restarts_nothing(deployment) -> None:

@@ -17,7 +17,7 @@ PACKAGES = {
     "compiler": {"client", "runtime"},
     "runtime": set(),
     "demo": {"runtime"},
-    "scripts": set(),
+    "scripts": {"runtime"},
     "benchmarks": {"compiler", "runtime", "demo"},
 }
 """Each package, and the others that it may import."""
@@ -63,9 +63,11 @@ LAYERS = {
         ("runtime.engines.*",),
         ("runtime.loading",),
         ("runtime.workers",),
+        ("runtime.metrics", "runtime.tracing"),
         ("runtime.api",),
-        ("runtime.admission",),
+        ("runtime.admission", "runtime.availability", "runtime.meter"),
         ("runtime.replica", "runtime.gateway"),
+        ("runtime.node_metrics",),
         ("runtime.serve",),
     ),
 }
@@ -74,8 +76,8 @@ know each other. A room is a module or a package with all that is in it, less wh
 is a package's own file, `*` any one name."""
 
 HEAVY = {
-    "aiohttp", "boto3", "deepspeed", "fastapi", "jinja2", "llama_cpp", "llguidance", "numpy", "ray",
-    "sentence_transformers", "starlette", "tokenizers", "torch", "transformers", "vllm",
+    "aiohttp", "boto3", "deepspeed", "fastapi", "jinja2", "llama_cpp", "llguidance", "numpy", "opentelemetry",
+    "prometheus_client", "ray", "sentence_transformers", "starlette", "tokenizers", "torch", "transformers", "vllm",
 }  # fmt: skip
 """Libraries that cost time or memory to load, or that a laptop does not have."""
 
@@ -95,9 +97,11 @@ HEAVY_IN = {
     "runtime/api/body.py": {"starlette"},
     "runtime/api/gate.py": {"starlette"},
     "runtime/api/journal.py": {"starlette"},
+    "runtime/api/observed.py": {"opentelemetry", "starlette"},
     "runtime/api/protection.py": {"fastapi", "starlette"},
+    "runtime/api/query.py": {"fastapi"},
     "runtime/api/refusal.py": {"starlette"},
-    "runtime/api/routes.py": {"fastapi", "starlette"},
+    "runtime/api/routes.py": {"fastapi", "opentelemetry", "starlette"},
     "runtime/api/sse.py": {"starlette"},
     "runtime/engines/deepspeed/engine.py": {"deepspeed", "torch", "transformers"},
     "runtime/engines/deepspeed/group.py": {"torch", "transformers"},
@@ -115,9 +119,12 @@ HEAVY_IN = {
     "runtime/engines/llama_cpp/model.py": {"llama_cpp", "numpy"},
     "runtime/engines/single_device/engine.py": {"torch"},
     "runtime/engines/vllm/engine.py": {"vllm"},
-    "runtime/gateway.py": {"aiohttp", "fastapi"},
+    "runtime/gateway.py": {"aiohttp", "fastapi", "opentelemetry"},
+    "runtime/metrics.py": {"prometheus_client"},
+    "runtime/node_metrics.py": {"ray"},
     "runtime/serve.py": {"ray", "starlette"},
     "runtime/text/sandbox.py": {"jinja2"},
+    "runtime/tracing.py": {"opentelemetry"},
     "runtime/workers.py": {"ray"},
 }
 """The files that exist for them."""

@@ -75,6 +75,9 @@ class ScriptedEngine(Engine):
     async def configure(self, batching: Batching) -> None:
         self.slots = batching.max_size
 
+    async def cache_use(self) -> float:
+        return 0.25
+
     async def check_health(self) -> None:
         if not self.healthy:
             raise EngineError("the engine has stopped")
@@ -106,6 +109,12 @@ def settings_for(max_waiting_requests: int = 2, max_input_words: int | None = No
     generation = {"max_batch_size": 2, **generation}
     plain = {"generation": generation, "max_waiting_requests": max_waiting_requests}
     return ModelSettings.model_validate(plain | {"max_input_words": max_input_words})
+
+
+async def first_token(answer: AsyncGenerator[list[int], None]) -> None:
+    """Wait for its first token."""
+    while not await anext(answer):
+        pass
 
 
 def events(response: httpx.Response) -> list:

@@ -13,14 +13,22 @@ from aiohttp import web
 
 from runtime.access.keys import FILE
 from runtime.api.body import MAX_BODY_BYTES
+from runtime.api.query import AT_A_TIME, MAX_PROMPTS
 from runtime.api.sse import STALL_S
-from runtime.application import RESERVED_NAMES, GatewayModel, GatewaySettings, ModelCard
-from runtime.gateway import STATUS_AGE_S, Gateway
+from runtime.application import RESERVED_NAMES, GatewayModel, GatewaySettings, ModelDetails
+from runtime.availability import LOOK_AGE_S, Condition
+from runtime.gateway import Gateway
 from tests.runtime.access.test_keys import entry
 
 HOST = "127.0.0.1"
 CHAT = {"model": "acme/model", "messages": [{"role": "user", "content": "Hi"}]}
-CARD = ModelCard(task="text-generation", url="https://acme.test/model", description="A model")
+CARD = ModelDetails(
+    task="text-generation",
+    url="https://acme.test/model",
+    description="A model",
+    engine="llamaCpp",
+    max_input_words=400,
+)
 MODELS = [
     GatewayModel(id="acme/model", application="acme--model", route_prefix="/acme--model", card=CARD),
     GatewayModel(id="acme/other", application="acme--other", route_prefix="/acme--other"),
@@ -56,15 +64,15 @@ class Look:
     """What Ray says of the applications: `down`, once `may_answer` is set, with a count of the questions."""
 
     def __init__(self) -> None:
-        self.down: dict[str, str] = {}
+        self.down: dict[str, Condition] = {}
         self.calls = 0
         self.may_answer = threading.Event()
         self.may_answer.set()
 
-    def __call__(self) -> dict[str, str]:
+    def __call__(self) -> dict[str, Condition]:
         self.calls += 1
         assert self.may_answer.wait(3)
-        return self.down
+        return dict(self.down)
 
 
 def answers(status: int = 200, headers: dict[str, str] | None = None, **content) -> Handler:
@@ -172,7 +180,7 @@ async def test_models_are_listed_with_what_they_are(client) -> None:
     assert listed["object"] == "list"
     assert [model["id"] for model in listed["data"]] == ["acme/model", "acme/other"]
     assert listed["data"][0]["owned_by"] == "acme"
-    assert listed["data"][0].items() >= CARD.model_dump().items()
+    assert listed["data"][0].items() >= CARD.model_dump(exclude_none=True).items()
     assert "description" not in listed["data"][1]
     assert (await client.get("/v1/models/acme/model")).json() == listed["data"][0]
     assert (await client.get("/v1/models/acme%2Fother")).json() == listed["data"][1]
@@ -283,17 +291,17 @@ async def test_an_upstream_that_does_not_listen_is_a_503(client, gateway) -> Non
 
 async def test_an_application_that_is_down_is_a_503_with_the_reason(client, upstream, look) -> None:
     upstream.chat(answers(body=b"{}", content_type="application/json"), "/acme--other")
-    look.down = {"acme--model": "DEPLOY_FAILED: registry/acme--model.yaml: no weights"}
+    look.down = {"acme--model": Condition("failed", "DEPLOY_FAILED: registry/acme--model.yaml: no weights")}
     response = await client.post("/v1/chat/completions", json=CHAT)
     assert error_of(response) == (503, "server_error", "model_unavailable")
-    assert look.down["acme--model"] in response.json()["error"]["message"]
+    assert look.down["acme--model"].reason in response.json()["error"]["message"]
     assert upstream.requests == []
     other = await client.post("/v1/chat/completions", json=CHAT | {"model": "acme/other"})
     assert other.status_code == 200
 
 
 async def test_requests_share_one_look_until_it_is_old(client, look, monkeypatch) -> None:
-    look.down = {"acme--model": "DEPLOYING"}
+    look.down = {"acme--model": Condition("starting", "DEPLOYING")}
     look.may_answer.clear()
     asked = [asyncio.create_task(client.post("/v1/chat/completions", json=CHAT)) for _ in range(5)]
     await until(lambda: look.calls == 1)
@@ -302,7 +310,7 @@ async def test_requests_share_one_look_until_it_is_old(client, look, monkeypatch
     assert {response.status_code for response in await asyncio.gather(*asked)} == {503}
     await client.post("/v1/chat/completions", json=CHAT)
     assert look.calls == 1
-    monkeypatch.setattr("runtime.gateway.STATUS_AGE_S", 0)
+    monkeypatch.setattr("runtime.availability.LOOK_AGE_S", 0)
     look.down = {}
     response = await client.post("/v1/chat/completions", json=CHAT)
     assert look.calls == 2 and "DEPLOYING" not in response.text
@@ -312,11 +320,11 @@ async def test_who_comes_often_does_not_wait_for_the_next_look(client, upstream,
     upstream.chat(answers(body=b"{}", content_type="application/json"))
     assert (await client.post("/v1/chat/completions", json=CHAT)).status_code == 200
     look.may_answer.clear()
-    look.down = {"acme--model": "DEPLOYING"}
-    advance(1.5 * STATUS_AGE_S)
+    look.down = {"acme--model": Condition("starting", "DEPLOYING")}
+    advance(1.5 * LOOK_AGE_S)
     assert (await client.post("/v1/chat/completions", json=CHAT)).status_code == 200
     await until(lambda: look.calls == 2)
-    advance(STATUS_AGE_S)
+    advance(LOOK_AGE_S)
     late = asyncio.create_task(client.post("/v1/chat/completions", json=CHAT))
     await asyncio.sleep(0.05)
     assert not late.done()  # this one does: what is known is too old
@@ -521,3 +529,205 @@ async def test_what_is_left_of_a_keys_tokens_is_what_the_replica_says(upstream, 
         response = await made.post("/v1/chat/completions", json=CHAT, headers={"authorization": "Bearer key"})
     left = [response.headers.get_list(f"x-ratelimit-remaining-{what}") for what in ("tokens", "requests")]
     assert left == [["10"], ["4"]]
+
+
+def says(text: str, prompt: int = 3, answer: int = 2, *, chat: bool = True) -> Handler:
+    """A replica's whole answer."""
+    content = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+    usage = {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
+    body = json.dumps({"choices": [{"index": 0, **content, "finish_reason": "stop"}], "usage": usage})
+    return answers(body=body.encode(), content_type="application/json")
+
+
+async def test_an_entry_says_whether_the_model_can_answer(client, look) -> None:
+    look.down = {"acme--model": Condition("scaled_to_zero"), "acme--other": Condition("ready")}
+    listed = (await client.get("/v1/models")).json()["data"]
+    assert [model["status"] for model in listed] == ["scaled_to_zero", "ready"]
+    assert (listed[0]["engine"], listed[0]["max_input_words"]) == ("llamaCpp", 400)
+
+
+async def test_a_model_that_is_ready_says_itself_what_only_it_knows(client, look, upstream) -> None:
+    own = {"id": "acme/model", "context_length": 4096, "task": "as it was before"}
+    upstream.handlers["/acme--model/v1/models/acme/model"] = answers(
+        body=json.dumps(own).encode(), content_type="application/json"
+    )
+    look.down = {"acme--model": Condition("ready"), "acme--other": Condition("ready")}
+    entry = (await client.get("/v1/models/acme/model", headers={"authorization": "Bearer x"})).json()
+    assert (entry["context_length"], entry["task"]) == (4096, "text-generation")
+    assert upstream.requests[0][1]["Authorization"] == "Bearer x"
+    other = (await client.get("/v1/models/acme/other")).json()  # says nothing
+    assert (other["id"], other["status"]) == ("acme/other", "ready") and "context_length" not in other
+
+
+async def test_an_entry_of_which_ray_tells_nothing_has_no_status(client) -> None:
+    assert "status" not in (await client.get("/v1/models/acme/model")).json()
+
+
+async def test_a_request_for_a_model_that_has_scaled_to_zero_asks_for_it(client, look, upstream) -> None:
+    asked = asyncio.Event()
+
+    async def health(_: web.Request) -> web.Response:
+        asked.set()
+        return web.json_response({})
+
+    upstream.handlers["/acme--model/health"] = health
+    look.down = {"acme--model": Condition("scaled_to_zero", "it starts when asked for")}
+    response = await client.post("/v1/chat/completions", json=CHAT)
+    assert error_of(response) == (503, "server_error", "model_unavailable")
+    assert response.headers["retry-after"]
+    await asyncio.wait_for(asked.wait(), 5)
+    assert [path for path, _, _ in upstream.requests] == ["/acme--model/health"]
+
+
+async def test_a_request_waits_for_a_model_where_the_settings_say_so(
+    client, gateway, look, upstream, monkeypatch
+) -> None:
+    monkeypatch.setattr("runtime.availability.LOOK_AGE_S", 0.01)
+    settings = GatewaySettings(upstream=upstream.url, wait_for_model_s=60, models=MODELS)
+    gateway.configure(settings)
+    upstream.chat(says("Hello"))
+    look.down = {"acme--model": Condition("starting", "DEPLOYING")}
+    asked = asyncio.create_task(client.post("/v1/chat/completions", json=CHAT))
+    await until(lambda: look.calls > 1)
+    assert not upstream.requests and b"llm_serve_gateway_requests_waiting 1.0" in (await client.get("/metrics")).content
+    look.down = {"acme--model": Condition("ready")}
+    assert (await asked).status_code == 200
+    assert b"llm_serve_gateway_requests_waiting 0.0" in (await client.get("/metrics")).content
+
+
+async def test_traces_pass_and_what_is_internal_does_not(client, upstream) -> None:
+    limits = {"X-RateLimit-Remaining-Tokens": "9", "x-internal": "no"}
+    upstream.chat(answers(headers=limits, body=b"{}", content_type="application/json"))
+    headers = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "tracestate": "a=b"}
+    response = await client.post("/v1/chat/completions", json=CHAT, headers=headers)
+    assert upstream.requests[0][1].items() >= headers.items()
+    assert response.headers["x-ratelimit-remaining-tokens"] == "9"
+    assert "x-internal" not in response.headers
+
+
+async def test_the_gateway_counts_its_responses(client, upstream) -> None:
+    upstream.chat(says("Hello"))
+    await client.post("/v1/chat/completions", json=CHAT)
+    await client.post("/v1/chat/completions", json=CHAT | {"model": "acme/unknown"})
+    shown = (await client.get("/metrics")).text
+    assert 'llm_serve_gateway_responses_total{model="acme/model",status="200"} 1.0' in shown
+    assert 'llm_serve_gateway_responses_total{model="",status="404"} 1.0' in shown
+    assert 'llm_serve_gateway_first_byte_seconds_count{model="acme/model"} 1.0' in shown
+
+
+async def test_the_first_apis_list_and_metadata(client) -> None:
+    assert (await client.get("/models")).json() == ["acme/model", "acme/other"]
+    for name in ("acme--model", "acme/model", "acme%2Fmodel"):
+        config = (await client.get(f"/metadata/{name}")).json()["metadata"]["model_config"]
+        assert config == {
+            "model_id": "acme/model",
+            "model_task": "text-generation",
+            "model_url": "https://acme.test/model",
+            "model_description": "A model",
+            "max_input_words": 400,
+        }
+    assert error_of(await client.get("/metadata/acme--unknown"))[0] == 404
+
+
+@pytest.mark.parametrize("name", ["acme--model", "acme/model"])
+async def test_the_first_apis_prompt_is_a_chat_in_the_models_format(client, upstream, name) -> None:
+    upstream.chat(says("Hello"))
+    prompt = {"prompt": "Hi", "parameters": {"max_new_tokens": 7, "do_sample": False, "top_p": 0.5}}
+    response = await client.post(f"/query/{name}", json=prompt | {"stopping_sequences": ["###", 5, [6, 7]]})
+    ((_, _, sent),) = upstream.requests
+    assert json.loads(sent) == {
+        "model": "acme/model",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "max_tokens": 7,
+        "temperature": 0,
+        "top_p": 0.5,
+        "stop": ["###"],
+        "stop_token_ids": [5, [6, 7]],
+        "stream": False,
+    }
+    answer = response.json()["acme/model"]
+    assert answer["generated_text"] == "Hello"
+    assert (answer["num_input_tokens"], answer["num_generated_tokens"], answer["num_total_tokens"]) == (3, 2, 5)
+    assert answer["total_time"] >= 0 and answer["total_time_per_token"] == answer["total_time"] / 5
+
+
+async def test_the_first_apis_prompt_goes_as_it_is_where_it_says_so(client, upstream) -> None:
+    upstream.handlers["/acme--model/v1/completions"] = says("Hello", chat=False)
+    response = await client.post("/query/acme--model", json={"prompt": "Hi", "use_prompt_format": False})
+    assert response.json()["acme/model"]["generated_text"] == "Hello"
+    assert json.loads(upstream.requests[0][2]) == {"model": "acme/model", "prompt": "Hi", "stream": False}
+
+
+async def test_the_first_apis_batch_answers_in_order_and_so_many_at_a_time(client, upstream) -> None:
+    most, gate = 0, asyncio.Event()
+
+    async def echo(request: web.Request) -> web.StreamResponse:
+        nonlocal most
+        most = max(most, upstream.open)
+        await gate.wait()
+        text = json.loads(await request.read())["messages"][0]["content"]
+        return await says(text)(request)
+
+    upstream.chat(echo)
+    prompts = [{"prompt": str(number)} for number in range(20)]
+    asked = asyncio.create_task(client.post("/query/batch/acme--model", json=prompts))
+    await until(lambda: upstream.open == AT_A_TIME)
+    gate.set()
+    texts = [each["generated_text"] for each in (await asked).json()["acme/model"]]
+    assert texts == [each["prompt"] for each in prompts]
+    assert most == AT_A_TIME
+
+
+@pytest.mark.parametrize("route", ["/query/acme--model", "/query/batch/acme--model"])
+async def test_a_models_refusal_passes_through_the_first_api(client, upstream, route) -> None:
+    body = b'{"error": {"message": "no", "type": "rate_limit_error", "param": null, "code": "overloaded"}}'
+    upstream.chat(answers(429, {"retry-after": "7"}, body=body, content_type="application/json"))
+    prompt = {"prompt": "Hi"}
+    response = await client.post(route, json=[prompt, prompt] if "batch" in route else prompt)
+    assert (response.status_code, response.content, response.headers["retry-after"]) == (429, body, "7")
+
+
+async def test_a_model_that_cannot_answer_says_so_through_the_first_api(client, look) -> None:
+    look.down = {"acme--model": Condition("failed", "no weights")}
+    for route, body in {"/query/acme--model": {"prompt": "x"}, "/query/batch/acme--model": [{"prompt": "x"}]}.items():
+        response = await client.post(route, json=body)
+        assert error_of(response) == (503, "server_error", "model_unavailable")
+        assert "no weights" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("prompts", [[], [{"prompt": "x"}] * (MAX_PROMPTS + 1), [{}], {"prompt": "x"}])
+async def test_a_wrong_batch_is_a_400(client, upstream, prompts) -> None:
+    assert error_of(await client.post("/query/batch/acme--model", json=prompts))[0] == 400
+    assert upstream.requests == []
+
+
+async def test_a_client_that_leaves_a_batch_ends_the_work_behind_it(remote, upstream) -> None:
+    async def never(_: web.Request) -> web.Response:
+        await asyncio.Event().wait()
+        return web.Response()
+
+    upstream.chat(never)
+    asked = asyncio.create_task(remote.post("/query/batch/acme--model", json=[{"prompt": "x"}] * 3))
+    await until(lambda: upstream.open == 3)
+    asked.cancel()
+    await until(lambda: upstream.open == 0)
+
+
+async def test_the_first_api_is_behind_the_same_keys(upstream, gateway, monkeypatch, tmp_path) -> None:
+    file = tmp_path / "keys.toml"
+    file.write_text(entry("team", "key", 'models = ["acme/model"]'))
+    file.chmod(0o600)
+    monkeypatch.setenv(FILE, str(file))
+    app = gateway.create_app()
+    routes = ["/models", "/metadata/acme--model", "/query/acme--model", "/query/batch/acme--model", "/metrics"]
+    transport, key = httpx.ASGITransport(app), {"authorization": "Bearer key"}
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://test") as made:
+        for route in routes:
+            assert (await made.request("POST" if "query" in route else "GET", route)).status_code == 401
+        assert (await made.get("/models", headers=key)).json() == ["acme/model"]
+        assert (await made.get("/metadata/acme--other", headers=key)).status_code == 404
+        assert (await made.post("/query/acme--other", json={"prompt": "Hi"}, headers=key)).status_code == 404
+        shown = (await made.get("/metrics", headers=key)).text
+    assert 'llm_serve_gateway_responses_total{model="",status="401"} 2.0' in shown
+    assert 'llm_serve_gateway_responses_total{model="",status="404"} 1.0' in shown
+    assert upstream.requests == []

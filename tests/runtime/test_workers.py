@@ -13,7 +13,7 @@ from runtime import workers
 from runtime.application import ModelArguments
 from runtime.engines.contract import Batching, Engine, Sampling
 from runtime.errors import ConfigError, EngineDeadError, EngineError
-from tests.runtime.support import ScriptedEngine, arguments_for
+from tests.runtime.support import ScriptedEngine, arguments_for, first_token
 
 FRANCE = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
 GREEDY = Sampling(max_new_tokens=16, temperature=0)
@@ -120,7 +120,7 @@ async def test_logprobs_come_with_the_tokens(engine: workers.RemoteEngine) -> No
 async def test_closing_an_answer_frees_its_slot(engine: workers.RemoteEngine) -> None:
     await engine.configure(Batching(1))
     endless = engine.generate(engine.tokenizer.encode("Once"), Sampling(900, 900))
-    await anext(endless)
+    await first_token(endless)
     waiting = asyncio.create_task(text_of(engine))
     await asyncio.sleep(0.5)
     assert not waiting.done()
@@ -130,7 +130,7 @@ async def test_closing_an_answer_frees_its_slot(engine: workers.RemoteEngine) ->
 
 async def test_a_dead_worker_fails_what_runs_and_what_comes(engine: workers.RemoteEngine) -> None:
     endless = engine.generate(engine.tokenizer.encode("Once"), Sampling(900, 900))
-    await anext(endless)
+    await first_token(endless)
     ray.kill(engine.worker)
     with pytest.raises(EngineError, match="the worker that computes has died"):
         async for _ in endless:
@@ -212,7 +212,7 @@ async def test_a_dead_follower_is_told_of_before_anybody_asks(parallel_engine: w
 async def test_closing_ends_what_runs_and_refuses_what_comes(cluster: Cluster) -> None:
     engine = await workers.start(arguments(), Batching(4))
     endless = engine.generate(engine.tokenizer.encode("Once"), Sampling(900, 900))
-    await anext(endless)
+    await first_token(endless)
     await engine.close()
     with pytest.raises(EngineDeadError, match="has stopped"):
         async for _ in endless:
@@ -242,7 +242,7 @@ async def test_an_answer_that_fails_in_a_way_nobody_thought_of_ends() -> None:
 @pytest.mark.parametrize("victim", ["first", "follower"])
 async def test_one_dead_worker_of_several_fails_what_runs(parallel_engine: workers.RemoteEngine, victim: str) -> None:
     endless = parallel_engine.generate(parallel_engine.tokenizer.encode("Once"), Sampling(900, 900))
-    await anext(endless)
+    await first_token(endless)
     ray.kill(parallel_engine.worker if victim == "first" else parallel_engine.followers[0])
     async with asyncio.timeout(30):
         with pytest.raises(EngineDeadError, match="has died"):

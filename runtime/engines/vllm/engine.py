@@ -110,7 +110,8 @@ class VllmEngine(Engine):
         self._most = engine.vllm_config.scheduler_config.max_num_seqs
         self._numbers = map(str, itertools.count())
         self._slots = batching.max_size
-        self._running: set[str] = set()
+        self._running: dict[str, int] = {}
+        """The number of tokens of each answer under way, its prompt's included."""
         self._place_free = asyncio.Condition()
         self._closed = False
 
@@ -118,12 +119,16 @@ class VllmEngine(Engine):
         matcher = await self._grammars.matcher(sampling.constraint) if sampling.constraint else None
         number = next(self._numbers)
         async with self._place(number):
+            yield []
+            self._check_open()
+            self._running[number] = len(prompt)
             asked = _prompt(prompt, sampling.owner)
             outputs = self._engine.generate(asked, self._parameters(sampling), number)
             with _as_ours():
                 async with aclosing(outputs):
                     async for output in outputs:
                         answer = output.outputs[0]
+                        self._running[number] += len(answer.token_ids)
                         if answer.finish_reason == "abort" or self._closed:
                             raise EngineDeadError("the engine has stopped")
                         if tokens := [token for token in _tokens_of(answer, sampling) if token not in self._end_tokens]:
@@ -149,11 +154,11 @@ class VllmEngine(Engine):
         async with self._place_free:
             await self._place_free.wait_for(lambda: self._closed or len(self._running) < self._slots)
             self._check_open()
-            self._running.add(number)
+            self._running[number] = 0
         try:
             yield
         finally:
-            self._running.discard(number)
+            del self._running[number]
             async with self._place_free:
                 self._place_free.notify_all()
 
@@ -190,6 +195,12 @@ class VllmEngine(Engine):
         async with self._place_free:
             self._slots = batching.max_size
             self._place_free.notify_all()
+
+    async def cache_use(self) -> float | None:
+        """What is here says enough of it, less what prompts share: vLLM's own figure costs a record of every step."""
+        cache = self._engine.vllm_config.cache_config
+        places: int = (cache.num_gpu_blocks or 0) * cache.block_size
+        return min(1.0, sum(self._running.values()) / places) if places else None
 
     async def check_health(self) -> None:
         self._check_open()

@@ -11,7 +11,7 @@ import pytest
 from runtime.engines.batching import BatchingEngine, Request, Runner
 from runtime.engines.contract import Batching, Constraint, Limits, Sampling
 from runtime.errors import EngineDeadError, EngineError, EngineMemoryError, GrammarError
-from tests.runtime.support import ByteTokenizer
+from tests.runtime.support import ByteTokenizer, first_token
 
 TOKEN_S = 0.001
 
@@ -62,7 +62,7 @@ async def test_a_long_prompt_does_not_hold_up_answers_under_way(monkeypatch) -> 
     monkeypatch.setattr("runtime.engines.batching.time", SimpleNamespace(monotonic=lambda: runner.now))
     engine = BatchingEngine(runner, ByteTokenizer(), Batching(2))
     running = engine.generate([1] * 4, Sampling(5000))
-    await anext(running)
+    await first_token(running)
     assert len(await answer(engine, 2000, 2)) == 2
     await running.aclose()
     await engine.close()
@@ -123,6 +123,25 @@ async def test_what_needs_no_other_slots_holds_at_once() -> None:
     await engine.close()
     with pytest.raises(EngineError):
         await running
+
+
+async def test_an_answer_hears_of_its_slot_before_its_first_step() -> None:
+    runner = Clockwork(1)
+    runner.limits = Limits(100, 256)
+    engine = BatchingEngine(runner, ByteTokenizer(), Batching(1))
+    gate = threading.Event()
+    runner.wait = gate.wait
+    first, second = engine.generate([1] * 10, Sampling(50)), engine.generate([1] * 10, Sampling(50))
+    assert await anext(first) == []
+    waiting = asyncio.ensure_future(anext(second))
+    gate.set()
+    await first_token(first)
+    assert 0.1 <= await engine.cache_use() <= 0.6
+    assert not waiting.done()
+    await first.aclose()
+    assert await waiting == []
+    await second.aclose()
+    await engine.close()
 
 
 async def test_who_cannot_be_admitted_hears_of_it() -> None:

@@ -24,7 +24,7 @@ from runtime.engines import ENGINES
 from runtime.engines.contract import Batching, Constraint, Engine, Sampling, ScoredToken, load
 from runtime.errors import EngineDeadError, GrammarError
 from tests.conftest import at_size
-from tests.runtime.support import arguments_for
+from tests.runtime.support import arguments_for, first_token
 
 INITIALIZERS = {
     "SingleDevice": {"dtype": "float32"},
@@ -417,7 +417,7 @@ async def test_top_k_of_nothing_is_off(engine: Engine) -> None:
 async def test_closing_an_answer_frees_its_slot(engine: Engine) -> None:
     endless = Sampling(max_new_tokens=900, min_new_tokens=900)
     streams = [engine.generate(engine.tokenizer.encode("Once"), endless) for _ in range(SLOTS)]
-    await asyncio.gather(*(anext(stream) for stream in streams))
+    await asyncio.gather(*(first_token(stream) for stream in streams))
     waiting = asyncio.create_task(text_of(engine, FRANCE))
     await asyncio.sleep(0.2)
     assert not waiting.done()
@@ -458,6 +458,21 @@ def tables_of(engine: Engine) -> list[Sized]:
         scheduler = engine._scheduler
         return [scheduler.running, scheduler.waiting, scheduler.runner._sequences]
     return [engine._running]
+
+
+async def test_an_answer_says_when_it_has_a_slot_and_the_cache_how_full_it_is(engine: Engine) -> None:
+    endless = Sampling(max_new_tokens=900, min_new_tokens=900)
+    streams = [engine.generate(engine.tokenizer.encode("Once"), endless) for _ in range(SLOTS + 1)]
+    assert await engine.cache_use() == 0
+    await asyncio.gather(*(first_token(stream) for stream in streams[:-1]))
+    used = await engine.cache_use()
+    assert used is not None and 0 < used < 1
+    waiting = asyncio.ensure_future(anext(streams[-1]))
+    await asyncio.sleep(0.2)
+    assert not waiting.done()
+    await streams[0].aclose()
+    assert await asyncio.wait_for(waiting, 30) == []
+    await asyncio.gather(*(stream.aclose() for stream in streams[1:]))
 
 
 async def test_slots_change_while_answers_run(engine: Engine) -> None:
@@ -509,7 +524,7 @@ async def test_health_and_close(shared_engine: Engine) -> None:
     engine, used = shared_engine, memory()
     await engine.check_health()
     endless = engine.generate(engine.tokenizer.encode("Once"), Sampling(max_new_tokens=900, min_new_tokens=900))
-    await anext(endless)
+    await first_token(endless)
     await engine.close()
     with pytest.raises(EngineDeadError):
         async for _ in endless:

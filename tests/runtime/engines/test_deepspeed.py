@@ -9,7 +9,7 @@ import pytest
 from demo.model import fetch_safetensors
 from runtime.engines.contract import Batching, Engine, Sampling, load
 from runtime.errors import ConfigError, EngineDeadError
-from tests.runtime.support import arguments_for
+from tests.runtime.support import arguments_for, first_token
 
 
 def loaded(workers: int = 1, **initializer) -> Engine:
@@ -21,7 +21,7 @@ def loaded(workers: int = 1, **initializer) -> Engine:
 async def test_a_worker_that_dies_fails_what_runs_and_ends_the_engine() -> None:
     engine = await asyncio.to_thread(loaded, 2)
     running = engine.generate(engine.tokenizer.encode("Once"), Sampling(900, 900))
-    await anext(running)
+    await first_token(running)
     (other,) = multiprocessing.active_children()
     other.kill()
     begun = time.monotonic()

@@ -8,7 +8,7 @@ from demo.model import fetch
 from runtime.engines.contract import Batching, Engine, Sampling, load
 from runtime.engines.llama_cpp.model import Context
 from runtime.errors import ConfigError
-from tests.runtime.support import arguments_for
+from tests.runtime.support import arguments_for, first_token
 
 
 def test_a_file_that_is_no_gguf_is_named(tmp_path) -> None:
@@ -100,9 +100,9 @@ async def test_what_a_prompt_shares_with_an_earlier_one_is_not_computed_again(mo
 async def test_every_resize_is_answered() -> None:
     engine = load(arguments_for({"type": "llamaCpp", "model_init_kwargs": {"n_ctx": 256}}), fetch().parent, Batching(2))
     answers = engine.generate(engine.tokenizer.encode("Once upon"), Sampling(max_new_tokens=40, min_new_tokens=40))
-    await anext(answers)
+    await first_token(answers)
     resizes = [asyncio.ensure_future(engine.configure(Batching(slots))) for slots in (3, 1)]
-    await anext(answers)
+    await first_token(answers)
     await answers.aclose()
     await asyncio.wait_for(asyncio.gather(*resizes), 10)
     await engine.close()

@@ -1,0 +1,144 @@
+"""What is measured of each request to a replica. It looks on: nothing here changes an answer."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from runtime import metrics, tracing
+from runtime.api.requests import ValidRequest
+from runtime.api.responses import Delta
+from runtime.errors import LLMServeError, http_error
+from runtime.metrics import Metrics, Names
+
+Clock = Callable[[], float]
+
+
+class Meter:
+    """Counts for one model."""
+
+    def __init__(self, model: str, counts: Metrics, clock: Clock = time.monotonic) -> None:
+        self._model = model
+        self._counts = counts
+        self._clock = clock
+        self._fields = Names()
+        self.running = self.waiting = 0
+        """Answers."""
+        self.show_load()
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Counts what goes wrong with a valid request, being refused included."""
+        try:
+            yield
+        except LLMServeError as error:
+            row = http_error(error)
+            self.add(metrics.ERRORS, 1, row.code or row.type)
+            raise
+
+    @contextmanager
+    def request(self, request: ValidRequest) -> Iterator["Observed"]:
+        """A request that was admitted, from its beginning to its end, however it comes."""
+        self.add(metrics.PROMPT_TOKENS, len(request.prompt))
+        for name in request.ignored:
+            self.add(metrics.IGNORED_FIELDS, 1, self._fields.label(name))
+        observed = Observed(self, request, self._clock)
+        try:
+            yield observed
+        except LLMServeError:
+            observed.end("error")
+            raise
+        finally:
+            observed.end("cancelled")
+
+    @contextmanager
+    def embedding(self, tokens: int) -> Iterator[None]:
+        """A request for vectors that was admitted."""
+        begin = self._clock()
+        self.add(metrics.PROMPT_TOKENS, tokens)
+        tracing.annotate({"gen_ai.usage.input_tokens": tokens})
+        yield
+        self.add(metrics.REQUEST_DURATION, self._clock() - begin)
+
+    def add(self, metric: metrics.Metric, value: float, *labels: str) -> None:
+        """Record it for this model."""
+        self._counts.record(metric, value, self._model, *labels)
+
+    def show_load(self) -> None:
+        """The numbers of answers that run and wait."""
+        self.add(metrics.RUNNING, self.running)
+        self.add(metrics.WAITING, self.waiting)
+
+    @contextmanager
+    def start_phase(self, phase: str) -> Iterator[None]:
+        """Times a part of the replica's start."""
+        begin = self._clock()
+        yield
+        self.add(metrics.START_SECONDS, self._clock() - begin, phase)
+
+
+class Observed:
+    """One request under way."""
+
+    def __init__(self, meter: Meter, request: ValidRequest, clock: Clock) -> None:
+        self._meter = meter
+        self._clock = clock
+        self._begin = clock()
+        self._request = request
+        self._open = set(range(request.n))
+        self._waiting = set(range(request.n))
+        self._last: dict[int, tuple[float, int]] = {}
+        """When the last piece of each answer came, and how many tokens it had then."""
+        self._reasons: list[str] = []
+        meter.waiting += request.n
+        meter.show_load()
+
+    def in_slot(self, index: int) -> None:
+        """The engine has taken an answer into a slot. May be said again."""
+        if index in self._waiting:
+            self._leave_queue(index)
+            self._meter.running += 1
+            self._meter.show_load()
+            self._meter.add(metrics.QUEUE_TIME, self._clock() - self._begin)
+
+    def piece(self, delta: Delta) -> None:
+        """A piece of an answer is there."""
+        now = self._clock()
+        before = self._last.get(delta.index)
+        tokens = delta.tokens - (before[1] if before else 0)
+        if before is None:
+            self._meter.add(metrics.TIME_TO_FIRST_TOKEN, now - self._begin)
+            tracing.annotate({"gen_ai.server.time_to_first_token": now - self._begin})
+        elif tokens:
+            self._meter.add(metrics.INTER_TOKEN_LATENCY, (now - before[0]) / tokens)
+        self._last[delta.index] = (now, delta.tokens)
+        self._meter.add(metrics.ANSWER_TOKENS, tokens)
+        if delta.finish is not None:
+            self._end_one(delta.index, delta.finish)
+
+    def end(self, reason: str) -> None:
+        """The request is over; the answers that have not ended by themselves end for this reason."""
+        for index in sorted(self._open):
+            self._end_one(index, reason)
+
+    def _end_one(self, index: int, reason: str) -> None:
+        if index in self._waiting:
+            self._leave_queue(index)
+        else:
+            self._meter.running -= 1
+        self._open.discard(index)
+        self._reasons.append(reason)
+        self._meter.show_load()
+        self._meter.add(metrics.ANSWERS, 1, reason)
+        if not self._open:
+            self._meter.add(metrics.REQUEST_DURATION, self._clock() - self._begin)
+            tracing.annotate(
+                {
+                    "gen_ai.usage.input_tokens": len(self._request.prompt),
+                    "gen_ai.usage.output_tokens": sum(tokens for _, tokens in self._last.values()),
+                    "gen_ai.response.finish_reasons": self._reasons,
+                }
+            )
+
+    def _leave_queue(self, index: int) -> None:
+        self._waiting.discard(index)
+        self._meter.waiting -= 1
