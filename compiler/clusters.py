@@ -160,15 +160,14 @@ def compile_in_cluster(layers: Layers, cluster: str, name: str) -> CompiledModel
 
 
 def _check_ids(chosen: _Chosen, found: list[Diagnostic]) -> None:
-    by_id: dict[str, Facts] = {}
-    for each, span in chosen:
-        first = by_id.setdefault(each.model_id, each)
-        if first is not each:
-            labels = tuple(Label(one.id_span, f"`{one.model_id}`") for one in (first, each))
-            message = (
-                f"`{first.name}` and `{each.name}` are both called `{each.model_id}`, and this cluster serves both"
-            )
-            found.append(Diagnostic("E402", message, Label(span), labels))
+    by_id: dict[str, tuple[Facts, Span]] = {}
+    for each, chosen_at in chosen:
+        for name, span in {**each.adapters, each.model_id: each.id_span}.items():
+            first, first_span = by_id.setdefault(name, (each, span))
+            if first is not each:
+                labels = tuple(Label(one, f"`{name}`") for one in (first_span, span))
+                message = f"`{first.name}` and `{each.name}` are both called `{name}`, and this cluster serves both"
+                found.append(Diagnostic("E402", message, Label(chosen_at), labels))
 
 
 def check_hardware(cluster: Cluster, profiles: Mapping[str, Collection[str]], project: Project) -> Iterator[Diagnostic]:

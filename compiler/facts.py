@@ -28,14 +28,16 @@ class Mention(NamedTuple):
 class Facts(NamedTuple):
     """See above.
 
-    `found`: what is found in the model by itself. `dead`: its overrides that say what they inherit. `needs`: for each
-    model below, the paths at which this one would be another without that model's own value.
+    `adapters`: further names that clients know it by. `found`: what is found in the model by itself. `dead`: its
+    overrides that say what they inherit. `needs`: for each model below, the paths at which this one would be another
+    without that model's own value.
     """
 
     name: str
     file: str
     enabled: bool
     model_id: str
+    adapters: dict[str, Span]
     own_ids: tuple[str, ...]
     card: dict[str, Any]
     id_span: Span

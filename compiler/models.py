@@ -22,6 +22,8 @@ from runtime.application import RESERVED_NAMES, ModelDetails, ModelSpec
 
 T = TypeVar("T")
 
+_ADAPTERS = ("model_config", "initialization", "initializer", "lora_modules")
+
 
 class CompiledModel(NamedTuple):
     """A model with all that led to it; disabled ones too."""
@@ -74,6 +76,9 @@ def facts_of(compiled: CompiledModel) -> Facts:
         file=model.file,
         enabled=model.spec.enabled,
         model_id=model.spec.model.model_id,
+        adapters={
+            name: find(tree, (*_ADAPTERS, name))[1] for name in model.spec.model.initialization.initializer.adapters
+        },
         own_ids=own_ids(model.spec),
         card={key: value for key, value in card if value is not None},
         id_span=find(own, ("model_config", "model_id"))[1],

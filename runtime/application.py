@@ -22,7 +22,7 @@ from runtime.schema import PATH_PATTERN, Schema, contradiction, shared
 from runtime.schema.deployment import DeploymentConfig, RuntimeEnv
 from runtime.schema.generation import GenerationConfig
 from runtime.schema.scaling import ScalingConfig
-from runtime.schema.weights import S3MirrorConfig
+from runtime.schema.weights import RepositoryName, S3MirrorConfig
 
 RESERVED_NAMES = frozenset({
     "docs", "gateway", "health", "metadata", "metrics", "models", "openapi.json", "query", "v1",
@@ -45,12 +45,6 @@ else:
         Field(discriminator="type"),
         BeforeValidator(_canonical_type),
     ]
-
-
-RepositoryName = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)?$", max_length=96)
-]
-"""A hub repository, with or without its organisation."""
 
 
 class Initialization(Schema):
@@ -97,6 +91,10 @@ class ModelCard(Schema):
     description: str | None = None
     """One line about the model."""
 
+    def of_adapter(self) -> Self:
+        """What of the model's holds for its adapters."""
+        return self.model_copy(update={"url": None, "description": None})
+
 
 EMBEDDING_TASKS = ("feature-extraction", "sentence-similarity")
 """Tasks of models that turn texts into vectors."""
@@ -128,11 +126,17 @@ class ModelConfig(Schema):
     max_input_words: PositiveInt | None = None
     """Most words of a prompt; only the model's context limits it when left out."""
     warmup: bool = False
-    """Answer in every slot at once before the replica reports ready."""
+    """Answer in every slot at once, and once over the whole context, before the replica reports ready."""
     initialization: Initialization
     """How to get the model into memory."""
     generation: GenerationConfig = shared(GenerationConfig)
     """How the model generates."""
+
+    @model_validator(mode="after")
+    def _adapters_have_other_names(self) -> Self:
+        if self.model_id in self.initialization.initializer.adapters:
+            raise contradiction(f"an adapter is called like the model, {self.model_id}", "model_id")
+        return self
 
     @property
     def embeds(self) -> bool:
@@ -179,7 +183,7 @@ class ModelArguments(Schema):
     model_id: str
     """Public name of the model."""
     warmup: bool = False
-    """Answer in every slot at once before the replica reports ready."""
+    """Answer in every slot at once, and once over the whole context, before the replica reports ready."""
     embeds: Literal[True] | None = None
     """The model turns texts into vectors instead of answering."""
     initialization: Initialization
@@ -225,6 +229,8 @@ class GatewayModel(Schema):
     """Where the application listens."""
     card: ModelDetails = shared(ModelDetails)
     """What `/v1/models` says of the model."""
+    parent: str | None = None
+    """The model that this is an adapter of."""
 
 
 class GatewaySettings(Schema):

@@ -169,7 +169,7 @@ class Gateway:
     async def _entries(self, models: Sequence[GatewayModel]) -> list[dict[str, Any]]:
         conditions = await self.availability.conditions()
         states = [conditions[each.application].state if each.application in conditions else None for each in models]
-        entries = [model_entry(each.id, each.card) for each in models]
+        entries = [model_entry(each.id, each.card, each.parent) for each in models]
         return [entry | ({"status": state} if state else {}) for entry, state in zip(entries, states, strict=True)]
 
     async def _own_entry(self, request: Request, model: GatewayModel) -> dict[str, Any]:

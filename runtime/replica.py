@@ -8,16 +8,16 @@ from runtime.admission import Admission
 from runtime.api.requests import Border, ValidRequest
 from runtime.api.responses import Delta
 from runtime.application import ModelArguments, ModelDetails, ModelSettings
-from runtime.engines.contract import Batching, Engine, Sampling
+from runtime.engines.contract import Batching, Engine
 from runtime.errors import ConfigError, EngineError, GrammarError, RequestError
 from runtime.loading import load_model
 from runtime.meter import Meter, Observed
 from runtime.metrics import CACHE_USE, MODEL_METRICS, Metrics
 from runtime.text.prompt import ChatTemplate
 from runtime.text.transcript import Transcript
+from runtime.warmup import LIMIT_GPU_S, LIMIT_S, warm_up
 
 _SLOTS = "model_config.generation.max_batch_size"
-_WARM_UP_TOKENS = 4
 
 Load = Callable[[ModelArguments, Batching], Awaitable[Engine]]
 """Loads the model somewhere. Raises ConfigError."""
@@ -33,6 +33,7 @@ class Replica:
 
     def __init__(self, arguments: ModelArguments, load: Load = load_here, metrics: Metrics | None = None) -> None:
         self.model_id = arguments.model_id
+        self.adapters = arguments.initialization.initializer.adapters
         self.metrics = metrics or Metrics(MODEL_METRICS)
         self._meter = Meter(self.model_id, self.metrics)
         self._load = load
@@ -78,29 +79,18 @@ class Replica:
             raise ConfigError(_SLOTS, self._arguments.declared_in, str(error)) from error
 
     async def _warm_up(self, engine: Engine, slots: int) -> None:
-        """Answer in all slots at once: what is slow the first time, or does not fit, shows now."""
-        prompt = engine.tokenizer.encode("Hello")
-        if engine.limits.embeds:
-            await engine.embed(prompt)
-            return
-        sampling = Sampling(max_new_tokens=_WARM_UP_TOKENS, min_new_tokens=_WARM_UP_TOKENS)
-
-        async def answer() -> None:
-            async with aclosing(engine.generate(prompt, sampling)) as tokens:
-                async for _ in tokens:
-                    pass
-
+        on_gpu = bool(self._arguments.scaling_config.num_gpus_per_worker)
         try:
-            await asyncio.gather(*(answer() for _ in range(slots)))
+            await warm_up(engine, slots, LIMIT_GPU_S if on_gpu else LIMIT_S)
         except EngineError as error:
             await engine.close()
-            problem = f"the warm-up with as many answers at once failed: {error}"
+            problem = f"the warm-up with as many answers at once, one of them as long as the context, failed: {error}"
             raise ConfigError(_SLOTS, self._arguments.declared_in, problem) from error
 
     def border(self) -> Border:
         """What parses requests, under the settings of this moment."""
         engine, settings = self._loaded()
-        return Border(engine.tokenizer, self._template, engine.limits, settings)
+        return Border(engine.tokenizer, self._template, engine.limits, settings, self.adapters)
 
     async def answer(self, request: ValidRequest) -> AsyncGenerator[Delta, None]:
         """The answers in pieces; closing frees their slots.

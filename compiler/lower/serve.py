@@ -4,7 +4,7 @@ What needs new processes goes into `args` and `runtime_env`, what does not into 
 application for the first and reconfigures it for the second.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from compiler.check.cluster import ClusterSpec, HttpOptions
@@ -135,15 +135,7 @@ def _actor_options(spec: ModelSpec) -> Document | RayActorOptions:
 
 def gateway_application(cluster: ClusterSpec, models: Iterable[Facts]) -> Document:
     """The gateway of a cluster, with all models that it offers."""
-    offers = [
-        GatewayModel(
-            id=model.model_id,
-            application=model.name,
-            route_prefix=route_prefix(model.name),
-            card=ModelDetails(**model.card),
-        )
-        for model in models
-    ]
+    offers = [offer for model in models for offer in _offers(model)]
     settings = GatewaySettings(
         upstream=_upstream(cluster.http), wait_for_model_s=cluster.gateway.wait_for_model_s, models=offers
     )
@@ -163,6 +155,15 @@ def gateway_application(cluster: ClusterSpec, models: Iterable[Facts]) -> Docume
         "args": {},
         "deployments": [deployment],
     }
+
+
+def _offers(model: Facts) -> Iterator[GatewayModel]:
+    """The model, and it with each of its adapters."""
+    card = ModelDetails(**model.card)
+    route = {"application": model.name, "route_prefix": route_prefix(model.name)}
+    yield GatewayModel(id=model.model_id, **route, card=card)
+    for name in model.adapters:
+        yield GatewayModel(id=name, **route, card=card.of_adapter(), parent=model.model_id)
 
 
 def _upstream(http: HttpOptions) -> str:

@@ -1,6 +1,6 @@
 """The gate: with keys configured, nobody comes in without one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,12 +19,12 @@ _SCHEME = b"Bearer "
 class Gate:
     """ASGI. Lets requests in by their key, within its limits."""
 
-    def __init__(self, app: ASGIApp, keys: Keys, limits: Limits, model_id: str | None) -> None:
-        """`model_id`: the one model behind it, where there is only one."""
+    def __init__(self, app: ASGIApp, keys: Keys, limits: Limits, models: Sequence[str]) -> None:
+        """`models`: the names of the one model behind it, where there is only one."""
         self._app = app
         self._keys = keys
         self._limits = limits
-        self._model_id = model_id
+        self._models = models
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_open = scope["type"] == "http" and path_of(scope) in OPEN_PATHS
@@ -59,8 +59,8 @@ class Gate:
 
     def _admit(self, key: Key) -> None:
         """Raises ModelNotFoundError, RateLimitError."""
-        if self._model_id is not None and not key.may_use(self._model_id):
-            raise ModelNotFoundError(f"the model `{self._model_id}` does not exist", "model")
+        if self._models and not any(map(key.may_use, self._models)):
+            raise ModelNotFoundError(f"the model `{self._models[0]}` does not exist", "model")
         self._limits.admit(key)
 
 

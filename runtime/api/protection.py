@@ -4,6 +4,7 @@ comes in.
 All are plain ASGI, so that streams pass as they are.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -23,22 +24,22 @@ class ProtectedApp(FastAPI):
 
     def __init__(
         self,
-        model_id: str | None = None,
+        models: Sequence[str] = (),
         keys: Keys | None = None,
         limits: Limits | None = None,
         watch: Watch = NOTHING,
         **options: Any,
     ) -> None:
-        """`model_id`: the one model that it is about, for keys that open only some. Raises ConfigError for `keys`."""
+        """`models`: the one model that it is about, and its other names. Raises ConfigError for `keys`."""
         super().__init__(**options)
-        self._model_id = model_id
+        self._models = models
         self._watch = watch
         self._keys = keys or keys_from()
-        is_gateway = model_id is None
+        is_gateway = not models
         self._limits = limits or Limits(MINUTE_S if is_gateway else BEHIND_GATEWAY_S, tokens=not is_gateway)
 
     def build_middleware_stack(self) -> ASGIApp:
         """Starlette's, inside of ours: it makes its stack when the first request comes."""
         inner = BodyBounds(super().build_middleware_stack(), logged=prompts_wanted())
-        gate = Gate(inner, self._keys, self._limits, self._model_id)
-        return Journal(Observer(gate, self._watch), self._model_id)
+        gate = Gate(inner, self._keys, self._limits, self._models)
+        return Journal(Observer(gate, self._watch), self._models[0] if self._models else None)

@@ -44,6 +44,7 @@ class Border:
     template: ChatTemplate | None
     limits: Limits
     settings: ModelSettings
+    adapters: tuple[str, ...] = ()
 
     def check_makes(self, asked: Literal["answers", "embeddings"]) -> None:
         """Raises RequestError when the model is of the other kind."""
@@ -81,6 +82,9 @@ class Border:
         self, text: str, request: GenerateRequest, max_tokens: int | None, logprobs: int | None, param: str
     ) -> ValidRequest:
         self._check(request)
+        if logprobs is not None and logprobs > (most := self.limits.logprobs):
+            name = "top_logprobs" if isinstance(request, ChatRequest) else "logprobs"
+            raise RequestError(f"{name}: this model gives at most {most}", name)
         words = self.settings.max_input_words
         if words is not None and (given := len(text.split())) > words:
             raise ContextLengthError(f"the prompt has {given} words; this model takes at most {words}", param)
@@ -98,7 +102,7 @@ class Border:
         requested = [request.stop] if isinstance(request.stop, str) else request.stop or []
         return ValidRequest(
             prompt=prompt,
-            sampling=sampling,
+            sampling=replace(sampling, adapter=request.model if request.model in self.adapters else None),
             stops=(*self.settings.generation.stopping_sequences, *requested, *(request.stop_token_ids or ())),
             n=request.n or 1,
             ignored=request.ignored,

@@ -130,10 +130,10 @@ def _finite(logprob: float) -> float:
     return max(logprob, -9999.0)
 
 
-def model_entry(model_id: str, card: ModelCard) -> Body:
-    """A model in /v1/models: OpenAI's fields and ours."""
-    entry: Body = {"id": model_id, "object": "model", "created": 0, "owned_by": model_id.partition("/")[0]}
-    return entry | card.model_dump(exclude_none=True)
+def model_entry(model_id: str, card: ModelCard, parent: str | None = None) -> Body:
+    """A model in /v1/models: OpenAI's fields and ours. `parent`: the model that it is an adapter of."""
+    entry: Body = {"id": model_id, "object": "model", "created": 0, "owned_by": (parent or model_id).partition("/")[0]}
+    return entry | card.model_dump(exclude_none=True) | ({"parent": parent} if parent else {})
 
 
 def error_body(error: LLMServeError) -> Body:

@@ -35,6 +35,9 @@ class Served(Protocol):
     model_id: str
     metrics: Metrics
 
+    adapters: tuple[str, ...]
+    """Other names for it, each of which answers with an adapter."""
+
     @property
     def card(self) -> ModelDetails:
         """What /v1/models says of the model."""
@@ -61,8 +64,8 @@ def create_app(served: Served, tracer: Tracer = tracing.NOBODY) -> FastAPI:
     def count(model: str, status: int, _: float) -> None:
         served.metrics.record(RESPONSES, 1, model, str(status))
 
-    title = f"llm-serve: {served.model_id}"
-    app = ProtectedApp(served.model_id, watch=Watch(tracer, count), title=title, docs_url="/docs", redoc_url=None)
+    names, title = (served.model_id, *served.adapters), f"llm-serve: {served.model_id}"
+    app = ProtectedApp(names, watch=Watch(tracer, count), title=title, docs_url="/docs", redoc_url=None)
     add_error_handlers(app)
     app.state.pump = Pump()
 
@@ -78,12 +81,12 @@ def create_app(served: Served, tracer: Tracer = tracing.NOBODY) -> FastAPI:
 
     @app.get("/v1/models")
     async def models() -> dict[str, object]:
-        return {"object": "list", "data": [model_entry(served.model_id, served.card)]}
+        return {"object": "list", "data": [_entry(served, name) for name in _open(served)]}
 
     @app.get("/v1/models/{model_id:path}")
     async def model(model_id: str) -> dict[str, Any]:
         _check_model(served, model_id)
-        return model_entry(served.model_id, served.card)
+        return _entry(served, model_id)
 
     @app.post("/v1/chat/completions")
     async def chat(body: Annotated[ChatRequest, Body()], request: Request) -> Response:
@@ -112,14 +115,30 @@ def create_app(served: Served, tracer: Tracer = tracing.NOBODY) -> FastAPI:
 
 
 def _check_model(served: Served, model: str) -> None:
-    if model not in ("", served.model_id):
-        raise ModelNotFoundError(f"the model `{model}` is not here; this is `{served.model_id}`", "model")
+    name, there = model or served.model_id, _open(served)
+    if name not in there:
+        here = ", ".join(f"`{each}`" for each in there)
+        raise ModelNotFoundError(f"the model `{name}` is not here; this is {here}", "model")
+    current_visit().model = name
+
+
+def _open(served: Served) -> list[str]:
+    """The names of the model that the request's key opens."""
+    visit = current_visit()
+    return [name for name in (served.model_id, *served.adapters) if visit.may_use(name)]
+
+
+def _entry(served: Served, name: str) -> dict[str, Any]:
+    """What /v1/models says of the model, or of one of its adapters."""
+    if name == served.model_id:
+        return model_entry(name, served.card)
+    return model_entry(name, served.card.of_adapter(), served.model_id)
 
 
 async def _respond(
     request: Request, served: Served, body: GenerateRequest, valid: ValidRequest, *, chat: bool
 ) -> Response:
-    shape = Shape(served.model_id, chat, valid.sampling.logprobs is not None)
+    shape = Shape(body.model or served.model_id, chat, valid.sampling.logprobs is not None)
     answer, timeout_s = counted(served.answer(valid), len(valid.prompt)), served.border().settings.request_timeout_s
     if not body.stream:
         return JSONResponse(await while_connected(request, _whole(answer, shape, valid, timeout_s)))

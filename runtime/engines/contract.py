@@ -47,6 +47,8 @@ class Sampling:
     time of an answer who has asked what."""
     constraint: Constraint | None = None
     """Only tokens that keep to it are chosen, and the end token only where it allows an end: so no `min_new_tokens`."""
+    adapter: str | None = None
+    """One of the initializer's `adapters`, which the model answers with."""
 
 
 class ScoredToken(int):
@@ -75,6 +77,8 @@ class Limits:
     """Token ids are below this."""
     embeds: bool = False
     """It turns prompts into vectors, and answers nothing; all others answer, and make no vectors."""
+    logprobs: int = 20
+    """The most likely tokens that can be told of at each place."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,11 @@ class InitializerConfig(Schema):
     type: str
     """Which engine loads and runs the model. Letter case does not matter."""
 
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names by which clients address the model with an adapter."""
+        return ()
+
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:

@@ -1,6 +1,15 @@
 """Where the weights come from."""
 
+from typing import Annotated
+
+from pydantic import Field
+
 from runtime.schema import Schema
+
+RepositoryName = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)?$", max_length=96)
+]
+"""A hub repository, with or without its organisation."""
 
 
 class S3MirrorConfig(Schema):

@@ -199,6 +199,16 @@ async def test_an_unknown_model_is_a_404_that_says_what_there_is(client, upstrea
     assert upstream.requests == []
 
 
+async def test_an_adapter_is_asked_for_at_its_models_route(client, gateway, upstream) -> None:
+    adapter = GatewayModel(id="sql", application="acme--model", route_prefix="/acme--model", parent="acme/model")
+    gateway.configure(GatewaySettings(upstream=upstream.url, models=[*MODELS, adapter]))
+    upstream.chat(answers(body=b"{}", content_type="application/json"))
+    assert (await client.get("/v1/models/sql")).json()["parent"] == "acme/model"
+    assert (await client.post("/v1/chat/completions", json=CHAT | {"model": "sql"})).status_code == 200
+    path, _, body = upstream.requests[-1]
+    assert path == "/acme--model/v1/chat/completions" and json.loads(body)["model"] == "sql"
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [

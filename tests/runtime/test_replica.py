@@ -14,6 +14,7 @@ from runtime.engines.contract import Sampling
 from runtime.errors import ConfigError, EngineError, EngineMemoryError, OverloadedError
 from runtime.replica import Replica
 from runtime.schema.generation import StopSequence
+from runtime.warmup import LIMIT_GPU_S, LIMIT_S
 from tests.runtime.support import ByteTokenizer, arguments_for, settings_for
 
 
@@ -188,27 +189,72 @@ async def test_the_card_follows_the_settings(make_replica) -> None:
     assert replica.card.description == "New"
 
 
-@pytest.mark.parametrize(("warmup", "asked"), [(False, []), (True, [4, 4])])
-async def test_a_warm_up_fills_every_slot_before_the_replica_is_ready(
-    engine, monkeypatch, tmp_path, warmup, asked
-) -> None:
-    monkeypatch.setattr("runtime.loading.load", lambda *_: engine)
-    mirror = {"s3_mirror_config": {"bucket_uri": str(tmp_path)}}
-    replica = Replica(arguments_for({"type": "llamaCpp"}, initialization=mirror, warmup=warmup))
-    await replica.configure(settings_for())
-    assert [sampling.max_new_tokens for _, sampling in engine.requests] == asked
+@pytest.fixture
+def cold_replica(engine, monkeypatch, tmp_path):
+    """Makes a replica that has not loaded yet."""
+
+    def make(**arguments) -> Replica:
+        monkeypatch.setattr("runtime.loading.load", lambda *_: engine)
+        mirror = {"s3_mirror_config": {"bucket_uri": str(tmp_path)}}
+        return Replica(arguments_for({"type": "llamaCpp"}, initialization=mirror, **arguments))
+
+    return make
+
+
+@pytest.mark.parametrize(("warmup", "asked"), [(False, []), (True, [(16, 84), (16, 84), (96, 4)])])
+async def test_a_warm_up_fills_every_slot_before_the_replica_is_ready(engine, cold_replica, warmup, asked) -> None:
+    replica = cold_replica(warmup=warmup)
+    await replica.configure(settings_for(max_batch_size=3))
+    assert [(len(prompt), sampling.max_new_tokens) for prompt, sampling in engine.requests] == asked
     assert engine.running == 0
     await replica.configure(settings_for())
     assert len(engine.requests) == len(asked)
 
 
-async def test_a_batch_that_does_not_fit_is_found_in_the_warm_up(engine, monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr("runtime.loading.load", lambda *_: engine)
-    engine.script = [EngineMemoryError("out of memory")]
-    mirror = {"s3_mirror_config": {"bucket_uri": str(tmp_path)}}
-    replica = Replica(arguments_for({"type": "llamaCpp"}, initialization=mirror, warmup=True))
-    with pytest.raises(ConfigError, match=r"generation\.max_batch_size: the warm-up with .*out of memory"):
+async def test_the_others_are_still_in_their_slots_when_the_longest_prompt_is_through(engine, cold_replica) -> None:
+    running = []
+    generate = engine.generate
+
+    async def watched(prompt, sampling):
+        async for tokens in generate(prompt, sampling):
+            if len(prompt) == 96:
+                running.append(engine.running)
+            yield tokens
+
+    engine.generate = watched
+    await cold_replica(warmup=True).configure(settings_for(max_batch_size=3))
+    assert running and set(running) == {3}
+
+
+async def test_a_slow_machine_gives_up_the_longest_prompt(engine, cold_replica, monkeypatch) -> None:
+    monkeypatch.setattr("runtime.replica.LIMIT_S", 0.01)
+    engine.scripts[1] = [asyncio.Event()]
+    replica = cold_replica(warmup=True)
+    async with asyncio.timeout(20):
         await replica.configure(settings_for())
+    assert engine.running == 0
+    assert text_of(await deltas_of(replica, asking())) == "Hello world"
+
+
+@pytest.mark.parametrize(("gpus", "limit"), [(0.0, LIMIT_S), (0.5, LIMIT_GPU_S)])
+async def test_a_gpu_has_more_time_for_it(cold_replica, monkeypatch, gpus, limit) -> None:
+    limits = []
+
+    async def warm_up(_: object, __: int, limit_s: float) -> None:
+        limits.append(limit_s)
+
+    monkeypatch.setattr("runtime.replica.warm_up", warm_up)
+    replica = cold_replica(warmup=True, scaling_config={"num_cpus_per_worker": 1.0, "num_gpus_per_worker": gpus})
+    await replica.configure(settings_for())
+    assert limits == [limit]
+
+
+@pytest.mark.parametrize("request_number", [0, 1])
+async def test_a_batch_that_does_not_fit_is_found_in_the_warm_up(engine, cold_replica, request_number) -> None:
+    engine.scripts[request_number] = [EngineMemoryError("out of memory")]
+    with pytest.raises(ConfigError, match=r"generation\.max_batch_size: the warm-up with .*out of memory"):
+        await cold_replica(warmup=True).configure(settings_for())
+    assert engine.running == 0
     assert not engine.healthy  # closed
 
 

@@ -18,7 +18,7 @@ class DeepSpeed(TransformersConfig):
     max_tokens: PositiveInt = 1024
     """Most tokens of prompt and answer that the kernels reserve memory for."""
     use_meta_tensor: bool = False
-    """Build the model without weights and load each worker's share only; needs `use_kernel`."""
+    """Read each worker's share only: where `dtype` is another than the saved one, only the share takes it."""
     ds_inference_kwargs: Annotated[
         dict[str, JsonValue],
         LibraryArguments(
@@ -40,8 +40,9 @@ class DeepSpeed(TransformersConfig):
     def _kernels_fit_the_rest(self) -> Self:
         if self.use_kernel and self.torch_compile:
             raise contradiction("use_kernel cannot be combined with torch_compile", "use_kernel", "torch_compile")
-        if self.use_meta_tensor and not self.use_kernel:
-            raise contradiction("use_meta_tensor needs use_kernel: true", "use_meta_tensor", "use_kernel")
+        if self.use_meta_tensor and self.from_pretrained_kwargs.get("use_safetensors") is False:
+            keys = "use_meta_tensor", "from_pretrained_kwargs"
+            raise contradiction("use_meta_tensor needs safetensors, of which parts can be read", *keys)
         return self
 
 

@@ -29,7 +29,7 @@ from runtime.engines.hf.loading import (
 )
 from runtime.engines.hf.rows import ModelRows
 from runtime.engines.hf.runner import HfRunner
-from runtime.errors import EngineDeadError
+from runtime.errors import ConfigError, EngineDeadError
 from runtime.weights.sources import check_files
 
 _INITIALIZER = "model_config.initialization.initializer"
@@ -109,16 +109,41 @@ def _part() -> None:
 
 
 def _share(source: Source, rank: int, meeting: str) -> PreTrainedModel:
-    """Meet the others, and load this worker's share of the model. Raises ConfigError."""
-    arguments, scaling = source.arguments, source.arguments.scaling_config
+    """Meet the others, and load this worker's share of the model. Raises ConfigError.
+
+    What is loaded in the dtype that it was saved in stays in its file until somebody reads it (transformers maps
+    safetensors on the CPU), and DeepSpeed reads one layer after the other, and keeps the share.
+    """
+    _meet(source, rank, meeting)
+    try:
+        return _loaded_share(source)
+    except ConfigError:
+        _part()
+        raise
+
+
+def _loaded_share(source: Source) -> PreTrainedModel:
     config = _config_of(source)
+    model = load_model(source, {}, "auto" if config.use_meta_tensor else config.dtype)
+    dtype = model.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
+    if config.use_kernel and dtype != model.dtype:
+        problem = f"with use_kernel it needs the dtype that the weights were saved in, {model.dtype}"
+        raise source.wrong(problem, f"{_INITIALIZER}.use_meta_tensor")
+    share = _shared_out(source, model, dtype)
+    for parameter in share.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    return share
+
+
+def _meet(source: Source, rank: int, meeting: str) -> None:
+    """Join the other workers. Raises ConfigError for what they cannot do."""
+    arguments, scaling = source.arguments, source.arguments.scaling_config
     check_files(source.folder, arguments)
     use_threads(arguments)
     on_gpu = bool(scaling.num_gpus_per_worker)
-    if config.use_kernel and not on_gpu:
+    if _config_of(source).use_kernel and not on_gpu:
         raise source.wrong("DeepSpeed's kernels need a GPU", f"{_INITIALIZER}.use_kernel")
-    if config.use_meta_tensor:
-        raise source.wrong("this version cannot load shares of a checkpoint yet", f"{_INITIALIZER}.use_meta_tensor")
     if torch.distributed.is_initialized():
         raise source.wrong("this process has a DeepSpeed model already", f"{_INITIALIZER}.type")
     if not on_gpu:
@@ -131,15 +156,27 @@ def _share(source: Source, rank: int, meeting: str) -> PreTrainedModel:
     backend = "nccl" if on_gpu else "gloo"
     size, at = scaling.num_workers, f"tcp://{meeting}"
     deepspeed.init_distributed(backend, False, timeout=_PATIENCE, init_method=at, rank=rank, world_size=size)
-    model = load_model(source, {})
+
+
+def _shared_out(source: Source, model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """This worker's share, in the dtype that it is in. Raises ConfigError."""
+    import deepspeed
+
+    config = _config_of(source)
+    if not config.use_kernel:
+        # DeepSpeed would convert the whole before it cuts it, and rotary frequencies, which would be rounded.
+        for conversion in ("half", "bfloat16", "float"):
+            setattr(model, conversion, lambda: model)
     inference = {
-        "dtype": model.dtype,
+        "dtype": dtype,
         "max_out_tokens": config.max_tokens,
         "replace_with_kernel_inject": config.use_kernel,
-        "tensor_parallel": {"tp_size": size},
+        "tensor_parallel": {"tp_size": source.arguments.scaling_config.num_workers},
     }
     try:
         return deepspeed.init_inference(model, config={**inference, **config.ds_inference_kwargs}).module
+    except AssertionError as error:  # what DeepSpeed has for families that it does not know
+        raise source.wrong(f"DeepSpeed cannot share out the model: {error}", f"{_INITIALIZER}.type") from error
     except LIBRARY_ERRORS as error:
         raise source.wrong(
             f"DeepSpeed cannot take the model: {error}", f"{_INITIALIZER}.ds_inference_kwargs"

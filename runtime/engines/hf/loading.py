@@ -93,13 +93,13 @@ def limits_of(source: Source) -> Limits:
     return Limits(lengths[0], config.vocab_size)
 
 
-def load_model(source: Source, placement: Mapping[str, Any]) -> PreTrainedModel:
-    """The model, ready to answer. Raises ConfigError."""
+def load_model(source: Source, placement: Mapping[str, Any], dtype: str | None = None) -> PreTrainedModel:
+    """The model, ready to answer. `dtype`: another than the registry file's. Raises ConfigError."""
     config = source.config
     try:
         model = AutoModelForCausalLM.from_pretrained(
             source.folder,
-            dtype=config.dtype,
+            dtype=dtype or config.dtype,
             attn_implementation=config.attn_implementation,
             local_files_only=True,
             **{"use_safetensors": True, **config.from_pretrained_kwargs},

@@ -2,10 +2,13 @@
 
 from typing import Annotated, Literal
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from runtime.engines.spec import EngineSpec, InitializerConfig
-from runtime.schema import LibraryArguments
+from runtime.schema import PATH_PATTERN, LibraryArguments
+from runtime.schema.weights import RepositoryName
+
+AdapterFolder = Annotated[str, Field(pattern=rf"^/|{PATH_PATTERN}")]
 
 
 class VLLM(InitializerConfig):
@@ -17,6 +20,7 @@ class VLLM(InitializerConfig):
         LibraryArguments(
             "engine_args",
             ours=(
+                ("enable_lora", "initializer.lora_modules"),
                 ("max_num_seqs", "generation.max_batch_size"),
                 ("model", "model_config.model_id"),
                 ("revision", "initialization.revision"),
@@ -27,6 +31,12 @@ class VLLM(InitializerConfig):
         ),
     ] = {}
     """Arguments of vLLM's `AsyncEngineArgs`, such as `max_model_len`."""
+    lora_modules: dict[RepositoryName, AdapterFolder] = {}
+    """LoRA adapters, which clients address as models: name -> folder, absolute or beside the model's files."""
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        return tuple(self.lora_modules)
 
 
 SPEC = EngineSpec(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm import AsyncEngineArgs, CompletionOutput, PoolingParams, SamplingParams
+from vllm.config.lora import LoRAConfig
 from vllm.exceptions import VLLMError
 from vllm.inputs import TokensPrompt
 from vllm.platforms import current_platform
@@ -28,6 +29,7 @@ from runtime.engines.grammar.matcher import Grammars, Matcher
 from runtime.engines.hf.folder import end_tokens_of
 from runtime.engines.hf.tokenizer import load_tokenizer, load_whole_tokenizer
 from runtime.engines.vllm import VLLM
+from runtime.engines.vllm.adapters import Adapters, adapters_of
 from runtime.engines.vllm.guard import Guard
 from runtime.errors import ConfigError, EngineDeadError, EngineError, GrammarError
 from runtime.weights.sources import check_files
@@ -48,12 +50,19 @@ def load(arguments: ModelArguments, folder: Path, batching: Batching) -> Engine:
     try:
         load = load_whole_tokenizer if arguments.embeds else load_tokenizer
         tokenizer: Tokenizer = load(folder, **_code(arguments))
-        engine = AsyncLLM.from_engine_args(_engine_args(arguments, folder, batching))
+        args = _engine_args(arguments, folder, batching)
+        adapters = adapters_of(arguments, folder, LoRAConfig(max_lora_rank=args.max_lora_rank))
+        engine = AsyncLLM.from_engine_args(args)
+    except ConfigError:
+        guard.leave()
+        raise
     except (EngineError, *_START_ERRORS) as error:
         guard.leave()
         raise ConfigError(_KWARGS, arguments.declared_in, f"vLLM cannot start: {error}") from error
     guard.complete()
-    return VllmEngine(engine, guard, tokenizer, end_tokens_of(folder), batching)
+    loaded = VllmEngine(engine, guard, tokenizer, end_tokens_of(folder), batching)
+    loaded.adapters = adapters
+    return loaded
 
 
 def _config(arguments: ModelArguments) -> VLLM:
@@ -78,6 +87,7 @@ def _engine_args(arguments: ModelArguments, folder: Path, batching: Batching) ->
         "served_model_name": arguments.model_id,
         "max_num_seqs": max(batching.max_size, _SEQUENCES),
         "tensor_parallel_size": workers // stages,
+        "enable_lora": bool(_config(arguments).lora_modules),
         "disable_log_stats": True,
         "structured_outputs_config": {"backend": "guidance"},  # what the other engines use, with the same meaning
     }
@@ -85,13 +95,26 @@ def _engine_args(arguments: ModelArguments, folder: Path, batching: Batching) ->
         ours["runner"] = "pooling"
     if workers > 1 and not current_platform.is_cpu():  # on CPUs vLLM knows processes of one machine only
         ours["distributed_executor_backend"] = "ray"
-    return AsyncEngineArgs(**{**ours, **kwargs})
+    args = AsyncEngineArgs(**{**ours, **kwargs})
+    if stages > 1 and args.enforce_eager and current_platform.is_cpu():
+        # vLLM would start, and die of the first request.
+        raise ValueError("on CPUs pipeline_parallel_size goes without enforce_eager only")
+    if args.enable_lora and current_platform.is_cpu():
+        # vLLM on CPUs takes what lies in the last place for a request without adapter: a place too many stays empty.
+        args.max_loras = max(args.max_loras, len(_config(arguments).lora_modules) + 1)
+    return args
 
 
 def _bind_threads(arguments: ModelArguments) -> None:
-    """Give vLLM as many CPUs as the worker has: by itself it keeps one of the machine's for its own front."""
-    cpus = sorted(os.sched_getaffinity(0))[: max(1, round(arguments.scaling_config.num_cpus_per_worker))]
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cpus)))
+    """Give each worker as many CPUs as it has: by itself vLLM keeps one of the machine's for its own front.
+
+    Where the machine has fewer, workers share them.
+    """
+    cpus, scaling = sorted(os.sched_getaffinity(0)), arguments.scaling_config
+    size = min(max(1, round(scaling.num_cpus_per_worker)), len(cpus))
+    places = [(rank * size + index) % len(cpus) for rank in range(scaling.num_workers) for index in range(size)]
+    groups = [sorted(cpus[place] for place in places[begin : begin + size]) for begin in range(0, len(places), size)]
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "|".join(",".join(map(str, group)) for group in groups))
 
 
 class VllmEngine(Engine):
@@ -105,9 +128,12 @@ class VllmEngine(Engine):
         self.tokenizer = tokenizer
         self._end_tokens = frozenset(end_tokens)
         config = engine.model_config
-        self.limits = Limits(config.max_model_len, config.get_vocab_size(), config.runner_type == "pooling")
-        self._grammars = Grammars(tokenizer, self.limits.vocabulary_size, self._end_tokens)
+        vocabulary = config.get_vocab_size()
+        most_logprobs = vocabulary if config.max_logprobs < 0 else config.max_logprobs
+        self.limits = Limits(config.max_model_len, vocabulary, config.runner_type == "pooling", most_logprobs)
+        self._grammars = Grammars(tokenizer, vocabulary, self._end_tokens)
         self._most = engine.vllm_config.scheduler_config.max_num_seqs
+        self.adapters = Adapters({})
         self._numbers = map(str, itertools.count())
         self._slots = batching.max_size
         self._running: dict[str, int] = {}
@@ -123,7 +149,8 @@ class VllmEngine(Engine):
             self._check_open()
             self._running[number] = len(prompt)
             asked = _prompt(prompt, sampling.owner)
-            outputs = self._engine.generate(asked, self._parameters(sampling), number)
+            adapter = await self.adapters.find(sampling.adapter, self._engine)
+            outputs = self._engine.generate(asked, self._parameters(sampling), number, lora_request=adapter)
             with _as_ours():
                 async with aclosing(outputs):
                     async for output in outputs:

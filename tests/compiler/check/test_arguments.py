@@ -49,7 +49,7 @@ def marked() -> dict[str, LibraryArguments]:
 
 def test_every_library_setting_of_ours_is_one_of_the_librarys() -> None:
     models = {model for _, field in every_field(ModelSpec) for model in models_in(field.annotation) if model.library}
-    ours = {"max_waiting_requests", "num_replicas"}  # the replica's own; Ray's by another type
+    ours = {"max_waiting_requests", "num_replicas", "request_timeout_s"}  # the replica's own; Ray's by another type
     for model in models:
         unknown = set(fields(model)) - table(model.library).arguments - ours
         assert (

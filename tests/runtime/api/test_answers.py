@@ -1,6 +1,7 @@
 """What a request may want of its answers besides their text: log-probabilities, several of them, an echo, stops."""
 
 import asyncio
+from dataclasses import replace
 
 import httpx
 import openai
@@ -72,6 +73,26 @@ async def test_chat_logprobs_have_openais_shape(make_client, engine) -> None:
         ],
     }
     assert [each["token"] for each in choice["logprobs"]["content"]] == ["H", "e", "y"]
+
+
+@pytest.mark.parametrize(
+    ("body", "most", "param"),
+    [
+        (CHAT | {"logprobs": True, "top_logprobs": 3}, 2, "top_logprobs"),
+        (TEXT | {"logprobs": 1}, 0, "logprobs"),
+        (CHAT | {"logprobs": True}, 0, None),
+        (CHAT | {"logprobs": True, "top_logprobs": 2}, 2, None),
+    ],
+)
+async def test_more_logprobs_than_the_engine_gives_are_refused(make_client, engine, body, most, param) -> None:
+    engine.limits = replace(engine.limits, logprobs=most)
+    path = "/v1/chat/completions" if "messages" in body else "/v1/completions"
+    response = await (await make_client()).post(path, json=body)
+    assert response.status_code == (400 if param else 200)
+    if param:
+        error = response.json()["error"]
+        assert error["param"] == param and f"gives at most {most}" in error["message"]
+    assert len(engine.requests) == (0 if param else 1)
 
 
 async def test_completion_logprobs_have_openais_shape(make_client, engine) -> None:

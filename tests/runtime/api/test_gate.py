@@ -155,6 +155,23 @@ async def test_a_model_that_a_key_does_not_open_is_not_there(restricted) -> None
         assert (answer.status, answer.error["code"]) == (404, "model_not_found")
 
 
+@pytest.mark.parametrize("opened", ["acme/model", "acme/sql"])
+async def test_a_model_and_its_adapter_open_each_by_itself(opened, make_replica, monkeypatch, tmp_path) -> None:
+    file = tmp_path / "keys.toml"
+    file.write_text(entry("one", "key", f'models = ["{opened}"]'))
+    file.chmod(0o600)
+    monkeypatch.setenv(FILE, str(file))
+    replica = await make_replica()
+    replica.adapters = ("acme/sql",)
+    app = create_app(replica)
+    listed = await Request("/v1/models", "GET", bearing("key")).to(app)
+    assert [each["id"] for each in json.loads(listed.body)["data"]] == [opened]
+    for name in ("acme/model", "acme/sql", ""):
+        body = json.dumps(CHAT | {"model": name}).encode()
+        answer = await Request("/v1/chat/completions", headers=bearing("key"), pieces=[body]).to(app)
+        assert answer.status == (200 if (name or "acme/model") == opened else 404)
+
+
 async def test_no_route_names_a_model_that_the_key_does_not_open(restricted) -> None:
     async with restricted.router.lifespan_context(restricted):
         for method, path in routes_of(restricted):

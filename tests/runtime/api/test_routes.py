@@ -3,11 +3,13 @@
 import asyncio
 import json
 
+import httpx
 import pytest
 
 from runtime.api.routes import create_app
 from runtime.errors import EngineError
-from tests.runtime.support import events
+from runtime.replica import Replica
+from tests.runtime.support import ScriptedEngine, arguments_for, events, settings_for
 
 SCHEMA = "response_format.json_schema.schema"
 NAMED = {"name": "a_thing", "schema": {"type": "object", "properties": {"a": {"type": "integer"}}}}
@@ -261,3 +263,25 @@ async def test_health_tells_the_truth(make_client, engine) -> None:
     assert (await client.get("/health")).status_code == 200
     engine.healthy = False
     assert (await client.get("/health")).status_code == 500
+
+
+async def test_adapters_are_models_of_their_own(engine) -> None:
+    async def load(*_: object) -> ScriptedEngine:
+        return engine
+
+    replica = Replica(arguments_for({"type": "vLLM", "lora_modules": {"acme/sql": "adapters/sql"}}), load)
+    await replica.configure(settings_for())
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(create_app(replica)), base_url="http://test")
+    base, sql = (await client.get("/v1/models")).json()["data"]
+    assert base["id"] == "acme/model" and "parent" not in base
+    assert (sql["id"], sql["parent"], sql["owned_by"]) == ("acme/sql", "acme/model", "acme")
+    for stream in (False, True):
+        for path, body in (("chat/completions", CHAT), ("completions", {"prompt": "Once", "max_tokens": 50})):
+            response = await client.post(f"/v1/{path}", json=body | {"model": "acme/sql", "stream": stream})
+            told = events(response)[0] if stream else response.json()
+            assert told["model"] == "acme/sql"
+    await client.post("/v1/chat/completions", json=CHAT)
+    assert [sampling.adapter for _, sampling in engine.requests] == ["acme/sql"] * 4 + [None]
+    response = await client.post("/v1/chat/completions", json=CHAT | {"model": "acme/poems"})
+    assert response.status_code == 404
+    assert "this is `acme/model`, `acme/sql`" in response.json()["error"]["message"]

@@ -23,6 +23,7 @@ from runtime.api.formats import schema_text
 from runtime.engines import ENGINES
 from runtime.engines.contract import Batching, Constraint, Engine, Sampling, ScoredToken, load
 from runtime.errors import EngineDeadError, GrammarError
+from runtime.warmup import warm_up
 from tests.conftest import at_size
 from tests.runtime.support import arguments_for, first_token
 
@@ -41,7 +42,10 @@ INITIALIZERS = {
         }
     },
 }
-CASES = [*INITIALIZERS, "DeepSpeed x 2"]
+STAGES = {**INITIALIZERS["vLLM"]["engine_kwargs"], "enforce_eager": False, "pipeline_parallel_size": 2}
+SEVERAL = {"DeepSpeed x 2": INITIALIZERS["DeepSpeed"], "vLLM x 2": {"engine_kwargs": STAGES}}
+"""With two workers. The model's nine heads do not go over two by vLLM's tensors, so its layers do."""
+CASES = [*INITIALIZERS, *SEVERAL]
 SLOTS = 4
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 FRANCE = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
@@ -66,8 +70,8 @@ async def test_every_engine_that_can_run_is_tested() -> None:
 
 
 def loaded(case: str) -> Engine:
-    name, workers = case.split(" x ") if " x " in case else (case, 1)
-    arguments = arguments_for({"type": name, **INITIALIZERS[name]})
+    name, workers = case.split(" x ") if case in SEVERAL else (case, 1)
+    arguments = arguments_for({"type": name, **{**INITIALIZERS, **SEVERAL}[case]})
     scaling = arguments.scaling_config.model_copy(update={"num_workers": int(workers)})
     return load(arguments.model_copy(update={"scaling_config": scaling}), fetch_safetensors(), Batching(SLOTS))
 
@@ -510,6 +514,11 @@ async def test_arrivals_departures_and_resizes_in_any_order(engine: Engine, seed
     for number, answer in enumerate(together):
         if answer is not None:
             assert answer == await tokens_of(engine, prompts[number], sampling[number])
+
+
+async def test_it_answers_after_a_warm_up_that_was_given_up(engine: Engine) -> None:
+    await warm_up(engine, SLOTS, limit_s=0.3)
+    assert await text_of(engine, FRANCE) == PARIS
 
 
 async def test_tokenizer_round_trip_and_special_tokens(engine: Engine) -> None:
