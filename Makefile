@@ -47,6 +47,7 @@ bench: setup  ## figures: builds and engines next to others; streams through Ray
 	@$(BIN)/python -m benchmarks.builds --sizes 100 1000 10000
 	@$(BIN)/python -m benchmarks.engines
 	@$(BIN)/python -m benchmarks.overhead
+	@$(BIN)/python -m benchmarks.weights
 	@$(BIN)/python -m benchmarks.streams
 
 clean:  ## remove what setup and the tools have made

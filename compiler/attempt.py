@@ -13,7 +13,7 @@ from compiler.check.waivers import Waivers
 from compiler.diagnostics import ConfigErrors, Diagnostic
 from compiler.models import check_model_name, compile_model, facts_of, found_through
 from compiler.records import dump_facts, dump_found
-from compiler.source.project import REGISTRY, Project
+from compiler.source.project import LOCKS, REGISTRY, Project
 
 _CHUNK = 50
 """Models that a process is given at a time."""
@@ -47,6 +47,7 @@ def attempt(layers: Layers, digests: dict[str, str], name: str, done: Callable[[
         errors = found.diagnostics
     finally:
         layers.release(file)
+        layers.project.release(f"{LOCKS}/{name}.yaml")
     key, action, data = built
     return Attempt(name, layers.found_in(file), layers.waivers.get(file), key, tuple(errors), action, data)
 
@@ -59,7 +60,8 @@ def _build(layers: Layers, digests: dict[str, str], name: str, done: Callable[[s
     file = f"{REGISTRY}/{name}.yaml"
     check_model_name(name, file)
     with found_through(file):
-        inputs = keys.model_inputs((digests[layer], layer) for layer in _order(layers, file))
+        files = [*_order(layers, file), f"{LOCKS}/{name}.yaml"]
+        inputs = keys.model_inputs((digests[each], each) for each in files if each in digests)
     key = keys.key_of(inputs)
     if done(key):
         layers.whole_is_right(file)

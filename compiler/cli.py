@@ -165,6 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     keys = _verb(verbs, "keys", "make an API key for a server", (), of_project=False)
     keys.add_argument("what", choices=("new",), help="new: show a new key, and print its entry of the file of keys")
     keys.add_argument("name", metavar="NAME", help="whose it is; logs and limits go by it")
+    _weights_verbs(verbs)
 
     explain_code = _verb(verbs, "explain-code", "say what a code of a finding means", ())
     explain_code.add_argument("code", nargs="?", metavar="CODE", help="such as E301; all codes if left out")
@@ -251,6 +252,27 @@ def _goal(text: str) -> tuple[str, float]:
     if name not in ("ttft", "tpot", "e2e"):
         raise argparse.ArgumentTypeError(f"`{text}` is no goal: write ttft=MS, tpot=MS or e2e=MS")
     return name, _above_zero(value.removesuffix("ms")) / 1000
+
+
+def _weights_verbs(verbs: "argparse._SubParsersAction[_Parser]") -> None:
+    lock = _verb(verbs, "lock", "pin the bytes of models' weights in registry/locks/", ())
+    lock.add_argument("models", nargs="*", metavar="MODEL", help="file names or model ids; all models if left out")
+    lock.add_argument("--update", action="append", metavar="MODEL", help="write its lock anew; repeatable")
+    lock.add_argument("--here", action="store_true", help="lock what the models' own sources hold; do not ask the hub")
+    lock.add_argument("--check", action="store_true", help="ask nobody; exit 2 if a model has none, 1 if one is wrong")
+
+    weights = _verb(verbs, "weights", "look after the files of models", _PLAIN)
+    weights.add_argument(
+        "what",
+        choices=("pull", "verify", "push", "ls", "gc"),
+        help="pull: fetch into the cache; verify: read every file again; push: fill a mirror; ls: what the cache has;"
+        " gc: throw away what was used least",
+    )
+    weights.add_argument(
+        "models", nargs="*", metavar="MODEL", help="for pull, verify and push: file names or model ids"
+    )
+    weights.add_argument("--to", metavar="s3://BUCKET/PREFIX|DIR", help="push: the mirror, if not the model's own")
+    weights.add_argument("--keep-bytes", type=_count, metavar="N", help="gc: how much may stay")
 
 
 def _jobs(text: str) -> int:

@@ -87,6 +87,8 @@ def compile_cluster(layers: Layers, name: str, enabled: Mapping[str, Facts], fou
     if layer is not None:
         chosen = [(facts_of(laid[each.name]), span) for each, span in chosen if each.name in laid]
     _check_ids(chosen, found)
+    if spec.require_locks:
+        found += (_unlocked(each, span) for each, span in chosen if not each.locked)
     return Cluster(spec, [each for each, _ in chosen], laid, file)
 
 
@@ -168,6 +170,11 @@ def _check_ids(chosen: _Chosen, found: list[Diagnostic]) -> None:
                 labels = tuple(Label(one, f"`{name}`") for one in (first_span, span))
                 message = f"`{first.name}` and `{each.name}` are both called `{name}`, and this cluster serves both"
                 found.append(Diagnostic("E402", message, Label(chosen_at), labels))
+
+
+def _unlocked(model: Facts, span: Span) -> Diagnostic:
+    message = f"`{model.name}` has no lock, and this cluster requires one"
+    return Diagnostic("E405", message, Label(span), help=f"make it: `llm-serve lock {model.name}`")
 
 
 def check_hardware(cluster: Cluster, profiles: Mapping[str, Collection[str]], project: Project) -> Iterator[Diagnostic]:

@@ -1,6 +1,6 @@
 """What every code of a diagnostic means, with an example. `explain-code`, SARIF and docs/codes.md derive from it.
 
-E1: reading, E2: layering, E3: schema, E4: clusters, E5: output; W2: lints, the other warnings as the errors.
+E1: reading, E2: layering, E3: schema, E4: clusters, E5: output, E6: locks; W2: lints, the other warnings as the errors.
 """
 
 from typing import NamedTuple
@@ -164,6 +164,11 @@ CODES: dict[str, Code] = {
         "`hardware` of a cluster lists profiles of base/hardware/.",
         "hardware: [hardware/g7]\n",
     ),
+    "E405": Code(
+        "model of this cluster has no lock",
+        "The cluster says `require_locks: true`, so that it loads only files whose digests somebody has reviewed.",
+        "require_locks: true   # and no registry/locks/acme--tiny.yaml\n",
+    ),
     "E501": Code(
         "file cannot be written",
         "The file system refuses a file under generated/ or .llm-serve/: the disk is full, or a folder is not ours.",
@@ -182,6 +187,12 @@ CODES: dict[str, Code] = {
         "shared cache cannot be used",
         "`compile --cache` needs a secret in LLM_SERVE_CACHE_KEY, with which everything in the cache is signed, so that"
         " nobody who can only write to it decides what is deployed; and boto3 for one on S3.",
+    ),
+    "E601": Code(
+        "lock does not fit its model",
+        "registry/locks/ has a file for the model that pins another repository, revision or file than the model asks"
+        " for. A lock is never loosened in silence: write it anew, and review what changes.",
+        "revision: v1   # in the lock, and in the model: `revision: v2`\n",
     ),
     "W201": Code(
         "override changes nothing",
@@ -223,8 +234,8 @@ CODES: dict[str, Code] = {
     ),
     "W208": Code(
         "remote code is trusted and not pinned",
-        "With `trust_remote_code` the repository's Python code runs on the node. Without a pinned commit that is"
-        " whatever somebody pushes next.",
+        "With `trust_remote_code` the repository's Python code runs on the node. Without a lock or a pinned commit that"
+        " is whatever somebody pushes next, and a replica refuses it.",
         "from_pretrained_kwargs: {trust_remote_code: true}\n",
     ),
     "W209": Code(
@@ -249,6 +260,7 @@ CODES: dict[str, Code] = {
     "W401": Code("no cluster serves the model", "It compiles, and no cluster file selects it."),
     "W402": Code("cluster serves no model", "All that the cluster selects is disabled."),
     "W501": Code("file in generated/ that no compile wrote", "It stays where it is; `--check` fails until it is gone."),
+    "W601": Code("lock of no model", "Its model is gone or has another name; `llm-serve lock` writes the new one."),
 }
 """Every code."""
 

@@ -45,6 +45,7 @@ class Facts(NamedTuple):
     effective: str
     engine: str
     gpus: float
+    locked: bool
     asks: tuple[Ask, ...]
     mentions: tuple[Mention, ...]
     found: tuple[Diagnostic, ...]

@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar
 
 from compiler.build.keys import digest
 from compiler.check.layers import Layers, without_known
+from compiler.check.locks import lock_of
 from compiler.check.placement import check_placement
 from compiler.check.validate import validate
 from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span, at_most
@@ -50,10 +51,11 @@ def compile_layers(
     found = [
         each for each in merged.found if each.code != "E208" or not each.primary or each.primary.span.file not in idle
     ]
-    spec = None
+    spec, lock = None, None
     try:
         spec = validate(merged.tree, ModelSpec)
         found += check_placement(merged.tree, spec)
+        lock = lock_of(layers.project, name, merged.tree, spec, found)
     except ConfigErrors as errors:
         found += errors.diagnostics
     if found and (new := without_known(found, layers.found)):
@@ -61,14 +63,14 @@ def compile_layers(
     if spec is None:
         return None
     layers.whole_is_right(stack[-1].file)
-    return CompiledModel(Model(name, file, spec), stack, merged)
+    return CompiledModel(Model(name, file, spec, lock), stack, merged)
 
 
 def facts_of(compiled: CompiledModel) -> Facts:
     """What of a model is kept. Lints it."""
     model, tree = compiled.model, compiled.merged.tree
     own = next(layer.tree for layer in compiled.layers if layer.file == model.file)
-    subject = Subject(model.name, model.file, model.spec, compiled.layers, compiled.merged)
+    subject = Subject(model.name, model.file, model.spec, compiled.layers, compiled.merged, model.lock is not None)
     config = model.spec.model
     card = ModelDetails(**dict(config.card), engine=subject.engine.name, max_input_words=config.max_input_words)
     return Facts(
@@ -86,6 +88,7 @@ def facts_of(compiled: CompiledModel) -> Facts:
         effective=digest(canonical(tree).encode()),
         engine=subject.engine.name,
         gpus=model.spec.scaling_config.num_workers * model.spec.scaling_config.num_gpus_per_worker,
+        locked=model.lock is not None,
         asks=tuple(asks(tree, model.spec)),
         mentions=tuple(mentions(subject)),
         found=tuple(through(model.file, each) for each in at_most(lint(subject), model.file)),

@@ -24,7 +24,7 @@ from compiler.lint.registry import lint_registry
 from compiler.lint.rules import folded_name
 from compiler.models import collect, through
 from compiler.records import dump_found, dump_waivers, load_facts, load_found, load_waivers
-from compiler.source.project import BASE, CLUSTERS, DEFAULTS, REGISTRY, Project
+from compiler.source.project import BASE, CLUSTERS, DEFAULTS, LOCKS, REGISTRY, Project
 from compiler.sources import UNREADABLE, Sources
 
 _FEW = 8
@@ -85,7 +85,7 @@ def check_project(project: Project, store: Store | None = None, settings: Settin
     Raises ConfigErrors (E501) and DamagedError where the store fails.
     """
     found: list[Diagnostic] = []
-    for names in (lambda: project.profiles, lambda: project.models, lambda: project.clusters):
+    for names in (lambda: project.profiles, lambda: project.models, lambda: project.clusters, lambda: project.locks):
         collect(found, names)
     store = store or Store(None)
     if found:
@@ -150,6 +150,7 @@ class _Compile:
         found = self._all_found()
         if not has_errors(found):
             found += _unused(models, enabled, clusters)
+            found += _locks_of_nothing(self.project)
         found = list(waive(found, self._waivers()))
         outputs = {} if has_errors(found) else self._outputs()
         return Compilation(self.store, models, clusters, found, outputs, self.built, carried, state)
@@ -183,7 +184,8 @@ class _Compile:
         for file in moved:
             folder, _, name = file.partition("/")
             twins.add(f"{REGISTRY if folder == BASE else BASE}/{name}")
-        affected = {name for name in names if not done.get(name) or f"{REGISTRY}/{name}.yaml" in moved}
+        own = {file.rpartition("/")[2].removesuffix(".yaml") for file in moved if file.startswith(f"{REGISTRY}/")}
+        affected = {name for name in names if not done.get(name) or name in own}
         return sorted(affected | self._standing_on(moved | twins) & set(names))
 
     def _standing_on(self, files: set[str]) -> set[str]:
@@ -383,3 +385,10 @@ def _unused(
     for name, members in clusters.items():
         if not members:
             yield Diagnostic("W402", f"cluster `{name}` serves no model", None)
+
+
+def _locks_of_nothing(project: Project) -> Iterator[Diagnostic]:
+    """A warning for each lock without a model."""
+    for name in sorted(set(project.locks) - set(project.models)):
+        place = Label(Span(f"{LOCKS}/{name}.yaml", 1, 1, 1, 1))
+        yield Diagnostic("W601", f"there is no model `{name}`", place, help="remove the lock")

@@ -42,7 +42,19 @@ def load_facts(text: str) -> Facts:
     )
 
 
-_PLAIN_FACTS = ("name", "file", "enabled", "model_id", "own_ids", "card", "layers", "effective", "engine", "gpus")
+_PLAIN_FACTS = (
+    "name",
+    "file",
+    "enabled",
+    "model_id",
+    "own_ids",
+    "card",
+    "layers",
+    "effective",
+    "engine",
+    "gpus",
+    "locked",
+)
 
 
 def dump_waivers(waivers: Waivers) -> str | None:

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from compiler.build import keys
 from compiler.build.store import Store
 from compiler.diagnostics import ConfigErrors
-from compiler.source.project import BASE, CLUSTERS, REGISTRY, Project
+from compiler.source.project import BASE, CLUSTERS, LOCKS, REGISTRY, Project
 
 UNREADABLE = "unreadable"
 """The digest of a file that cannot be read; why, is found when it is read for what it says."""
@@ -22,6 +22,7 @@ class Sources:
             *(f"{BASE}/{name}.yaml" for name in project.profiles),
             *(f"{REGISTRY}/{name}.yaml" for name in project.models),
             *(f"{CLUSTERS}/{name}.yaml" for name in project.clusters),
+            *(f"{LOCKS}/{name}.yaml" for name in project.locks),
         ]
         self.digests: dict[str, str] = {}
         for file in files:

@@ -21,6 +21,7 @@ from runtime.engines.spec import EngineSpec, InitializerConfig
 from runtime.schema import PATH_PATTERN, Schema, contradiction, shared
 from runtime.schema.deployment import DeploymentConfig, RuntimeEnv
 from runtime.schema.generation import GenerationConfig
+from runtime.schema.lock import WeightsLock
 from runtime.schema.scaling import ScalingConfig
 from runtime.schema.weights import RepositoryName, S3MirrorConfig
 
@@ -188,6 +189,8 @@ class ModelArguments(Schema):
     """The model turns texts into vectors instead of answering."""
     initialization: Initialization
     """How to get the model into memory."""
+    lock: WeightsLock | None = None
+    """The files that may be loaded, with their digests; any that the sources have when left out."""
     scaling_config: ScalingConfig
     """The workers of one replica."""
     environment: dict[str, str] | None = None

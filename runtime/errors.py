@@ -2,6 +2,7 @@
 
 LLMServeError
 ├── ConfigError             the registry file asks for something that cannot be had; stops the replica
+├── WeightsError            a model's files cannot be had, or are not what they should be; stops the replica
 ├── RequestError            the client's fault
 │   ├── ContextLengthError  the prompt does not fit
 │   ├── ModelNotFoundError  no such model in this cluster
@@ -43,6 +44,10 @@ class ConfigError(LLMServeError):
     def __reduce__(self) -> tuple[type["ConfigError"], tuple[str, str, str]]:
         # Ray pickles a replica's start-up error, and an exception is rebuilt from its constructor's arguments.
         return ConfigError, (self.field, self.declared_in, self.problem)
+
+
+class WeightsError(LLMServeError):
+    """A model's files cannot be had, or are not what they should be. Becomes a ConfigError that names the field."""
 
 
 class RequestError(LLMServeError):
@@ -144,6 +149,7 @@ HTTP_ERRORS: dict[type[LLMServeError], HttpError] = {
     EngineDeadError: HttpError(503, "server_error", "model_unavailable", retry_after_s=5),
     EngineError: HttpError(500, "server_error", "engine_error"),
     ConfigError: HttpError(500, "server_error", "config_error"),
+    WeightsError: HttpError(500, "server_error", "weights_error"),
 }
 
 

@@ -5,19 +5,24 @@ import os
 from runtime.application import ModelArguments
 from runtime.engines.contract import Batching, Engine, follow, load
 from runtime.errors import ConfigError
+from runtime.phases import STARTED
 from runtime.weights.sources import model_folder
 
 
 def load_model(arguments: ModelArguments, batching: Batching, meeting: str | None = None) -> Engine:
     """Blocks while it loads. `meeting`: where the engine's other workers join this one. Raises ConfigError."""
     os.environ.update(_from_node(arguments))
-    return load(arguments, model_folder(arguments), batching, meeting)
+    folder = model_folder(arguments, STARTED)
+    with STARTED.phase("load"):
+        engine = load(arguments, folder, batching, meeting)
+    STARTED.log(arguments.model_id)
+    return engine
 
 
 def follow_model(arguments: ModelArguments, rank: int, meeting: str) -> None:
     """Be one of the others until the engine closes. Raises ConfigError; RuntimeError when the first one is gone."""
     os.environ.update(_from_node(arguments))
-    follow(arguments, model_folder(arguments), rank, meeting)
+    follow(arguments, model_folder(arguments, STARTED), rank, meeting)
 
 
 def _from_node(arguments: ModelArguments) -> dict[str, str]:

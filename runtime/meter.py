@@ -1,7 +1,7 @@
 """What is measured of each request to a replica. It looks on: nothing here changes an answer."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from runtime import metrics, tracing
@@ -68,12 +68,10 @@ class Meter:
         self.add(metrics.RUNNING, self.running)
         self.add(metrics.WAITING, self.waiting)
 
-    @contextmanager
-    def start_phase(self, phase: str) -> Iterator[None]:
-        """Times a part of the replica's start."""
-        begin = self._clock()
-        yield
-        self.add(metrics.START_SECONDS, self._clock() - begin, phase)
+    def started(self, phases: Mapping[str, float]) -> None:
+        """What the parts of the replica's start took, in seconds."""
+        for phase, seconds in phases.items():
+            self.add(metrics.START_SECONDS, seconds, phase)
 
 
 class Observed:

@@ -93,7 +93,7 @@ IGNORED_FIELDS = Metric(
 START_SECONDS = Metric(
     "llm_serve_model_start_seconds",
     "gauge",
-    "What the replica's start took: `load` (a place, weights, engine), `warm_up`.",
+    "What the replica's start took: `fetch` and `verify` of its files, `load` of its engine, `warm_up`.",
     ("model", "phase"),
 )
 GATEWAY_RESPONSES = Metric(

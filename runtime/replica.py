@@ -13,6 +13,7 @@ from runtime.errors import ConfigError, EngineError, GrammarError, RequestError
 from runtime.loading import load_model
 from runtime.meter import Meter, Observed
 from runtime.metrics import CACHE_USE, MODEL_METRICS, Metrics
+from runtime.phases import STARTED
 from runtime.text.prompt import ChatTemplate
 from runtime.text.transcript import Transcript
 from runtime.warmup import LIMIT_GPU_S, LIMIT_S, warm_up
@@ -59,11 +60,12 @@ class Replica:
         generation = settings.generation
         batching = Batching(generation.max_batch_size, generation.batch_wait_timeout_s)
         if self._engine is None:
-            with self._meter.start_phase("load"):
-                engine = await self._load(self._arguments, batching)
+            engine = await self._load(self._arguments, batching)
             if self._arguments.warmup:
-                with self._meter.start_phase("warm_up"):
+                with STARTED.phase("warm_up"):
                     await self._warm_up(engine, batching.max_size)
+                STARTED.log(self.model_id)
+            self._meter.started(STARTED.seconds)
             template = engine.tokenizer.chat_template
             self._template = ChatTemplate(template, engine.tokenizer.special_tokens) if template else None
             self._engine = engine

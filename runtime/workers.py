@@ -22,6 +22,7 @@ from runtime.application import ModelArguments
 from runtime.engines.contract import Batching, Constraint, Engine, Limits, Sampling, Tokenizer, meeting_place
 from runtime.errors import ConfigError, EngineDeadError, EngineError, LLMServeError
 from runtime.loading import follow_model, load_model
+from runtime.phases import STARTED
 
 _log = logging.getLogger(__name__)
 
@@ -46,10 +47,10 @@ class Worker:
         """Where the other workers find this one."""
         return meeting_place(ray.util.get_node_ip_address())
 
-    async def start(self, batching: Batching, meeting: str | None) -> tuple[Tokenizer, Limits]:
-        """Load the model. Raises ConfigError."""
+    async def start(self, batching: Batching, meeting: str | None) -> tuple[Tokenizer, Limits, Mapping[str, float]]:
+        """Load the model; what its phases took, besides. Raises ConfigError."""
         self._engine = await asyncio.to_thread(load_model, self._arguments, batching, meeting)
-        return self._engine.tokenizer, self._engine.limits
+        return self._engine.tokenizer, self._engine.limits, STARTED.seconds
 
     async def begin(self, number: int, prompt: Sequence[int], sampling: Sampling) -> None:
         """An answer, by its number in the news."""
@@ -243,7 +244,7 @@ async def start(arguments: ModelArguments, batching: Batching) -> Engine:
     try:
         meeting = await worker.meeting_place.remote() if followers else None
         following = [_future(each.follow.remote(rank, meeting)) for rank, each in enumerate(followers, 1)]
-        tokenizer, limits = await _first(_future(worker.start.remote(batching, meeting)), following)
+        tokenizer, limits, phases = await _first(_future(worker.start.remote(batching, meeting)), following)
     except RayTaskError as error:
         _end(group, [worker, *followers])
         raise _said(error) from error
@@ -251,6 +252,7 @@ async def start(arguments: ModelArguments, batching: Batching) -> Engine:
         _end(group, [worker, *followers])
         problem = f"a worker died while it loaded the model: {str(error).strip().splitlines()[0]}"
         raise ConfigError("model_config.initialization.initializer", arguments.declared_in, problem) from error
+    STARTED.seconds.update(phases)
     engine = RemoteEngine(group, worker, followers, tokenizer, limits)
     for each in following:
         each.add_done_callback(engine.follower_ended)

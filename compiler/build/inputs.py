@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from compiler.build import keys
 from compiler.build.store import Store
 from compiler.layering.layers import Orders
-from compiler.source.project import REGISTRY, Project
+from compiler.source.project import LOCKS, REGISTRY, Project
 
 _COMPILER = "the compiler and its schema"
 
@@ -22,6 +22,7 @@ class Inputs:
 def inputs_now(project: Project, name: str) -> Inputs:
     """What a model would be built from. Raises ConfigErrors."""
     files = Orders(project).of(f"{REGISTRY}/{name}.yaml")
+    files = [*files, f"{LOCKS}/{name}.yaml"] if name in project.locks else files
     return _inputs(keys.model_inputs((project.digest(file), file) for file in files), keys.compiler_digest())
 
 

@@ -37,6 +37,8 @@ class ClusterSpec(Schema):
     """Where Ray's proxies listen."""
     hardware: list[str] = []
     """The hardware profiles of its nodes, such as `hardware/g5`. When left out: all that base/hardware/ has."""
+    require_locks: bool = False
+    """Whether every model of it must have a lock (`llm-serve lock`)."""
     overlay: dict[str, JsonValue] = {}
     """A layer over every model of the cluster, in the form of a model file: tags and all."""
     gateway: GatewayOptions = shared(GatewayOptions)

@@ -41,6 +41,7 @@ class Subject:
     spec: ModelSpec
     layers: list[Layer]
     merged: Merged
+    is_locked: bool = False
 
     def label(self, path: Path, text: str = "") -> Label:
         """Where a value was set; the model's first line where no layer sets it."""
@@ -233,7 +234,9 @@ def file_name(subject: Subject) -> Iterator[Diagnostic]:
 
 
 def unpinned_remote_code(subject: Subject) -> Iterator[Diagnostic]:
-    """W208: whoever can push to the repository can run code on the node."""
+    """W208: whoever can push to the repository can run code on the node. A lock pins all of it."""
+    if subject.is_locked:
+        return
     for kwargs in ("from_pretrained_kwargs", "engine_kwargs"):
         path = (*_INITIALIZER, kwargs, "trust_remote_code")
         node, _, reached = find(subject.merged.tree, path)

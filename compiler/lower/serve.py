@@ -22,6 +22,7 @@ from runtime.application import (
 )
 from runtime.schema import Schema
 from runtime.schema.deployment import RayActorOptions, RuntimeEnv
+from runtime.schema.lock import WeightsLock
 
 MODEL_IMPORT_PATH = "runtime.serve:model"
 GATEWAY_IMPORT_PATH = "runtime.serve:gateway"
@@ -42,11 +43,12 @@ Document = dict[str, Any]
 
 
 class Model(NamedTuple):
-    """A checked model and the file that declares it."""
+    """A checked model, the file that declares it, and the lock of its weights."""
 
     name: str
     file: str
     spec: ModelSpec
+    lock: WeightsLock | None = None
 
 
 def route_prefix(name: str) -> str:
@@ -71,6 +73,7 @@ def model_application(model: Model) -> Document:
         warmup=spec.model.warmup,
         embeds=spec.model.embeds or None,
         initialization=initialization.model_copy(update={"runtime_env": None}),  # Ray applies it, not we
+        lock=model.lock,
         scaling_config=spec.scaling_config,
         environment=(runtime_env.from_node or None) if runtime_env else None,
     )

@@ -1,4 +1,4 @@
-"""Where the sources are: `base/`, `registry/` and `registry/clusters/` under one root."""
+"""Where the sources are: `base/`, `registry/`, `registry/clusters/` and `registry/locks/` under one root."""
 
 import hashlib
 import os
@@ -12,7 +12,7 @@ from compiler.source.syntax import MAX_BYTES, parse
 from compiler.source.tree import Mapping
 from compiler.source.walk import walk
 
-BASE, REGISTRY, CLUSTERS, GENERATED = "base", "registry", "registry/clusters", "generated"
+BASE, REGISTRY, CLUSTERS, LOCKS = "base", "registry", "registry/clusters", "registry/locks"
 DEFAULTS = "defaults"
 """The layer under everything, `base/defaults.yaml`."""
 
@@ -22,9 +22,10 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 
 @dataclass(frozen=True)
 class Project:
-    """A root folder and the files under it, each read once."""
+    """A root folder and the files under it, each read once. `ignores_locks`: as if there were none."""
 
     root: Path
+    ignores_locks: bool = False
     _trees: dict[str, Mapping | ConfigErrors] = field(default_factory=dict)
     _given: dict[str, bytes] = field(default_factory=dict)
     _bytes: dict[str, bytes] = field(default_factory=dict)
@@ -32,13 +33,18 @@ class Project:
 
     @cached_property
     def models(self) -> list[str]:
-        """Names of the model files, sorted. Raises ConfigErrors, as the other two."""
+        """Names of the model files, sorted. Raises ConfigErrors, as the others."""
         return self._names(REGISTRY, deep=False)
 
     @cached_property
     def clusters(self) -> list[str]:
         """Names of the cluster files, sorted."""
         return self._names(CLUSTERS, deep=False)
+
+    @cached_property
+    def locks(self) -> list[str]:
+        """Names of the lock files, sorted: each is that of its model."""
+        return [] if self.ignores_locks else self._names(LOCKS, deep=False)
 
     @cached_property
     def profiles(self) -> list[str]:
@@ -119,7 +125,7 @@ class Project:
         names = []
         for file, entry in self._files(folder):
             name = file.removeprefix(f"{folder}/")
-            if folder == REGISTRY and file.startswith(f"{CLUSTERS}/"):
+            if folder == REGISTRY and file.startswith((f"{CLUSTERS}/", f"{LOCKS}/")):
                 continue
             ours = name.lower().endswith((".yaml", ".yml"))
             if entry.is_symlink() and (problem := self._not_followed(entry.path, ours=ours)):

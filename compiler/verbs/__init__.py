@@ -37,6 +37,8 @@ def _verbs(verb: str) -> dict[str, Callable[[argparse.Namespace], int]]:
             from compiler.verbs.client import VERBS
         case "keys":
             from compiler.verbs.keys import VERBS
+        case "lock" | "weights":
+            from compiler.verbs.weights import VERBS
         case _:
             from compiler.verbs.build import VERBS
     return VERBS

@@ -13,6 +13,7 @@ from compiler.edit.new import model_file
 from compiler.exits import DIFFERENT, OK, WRONG_CONFIG
 from compiler.pipeline import check_project
 from compiler.report import printing as report
+from compiler.report.compiled import count
 from compiler.source.project import BASE, NAME, REGISTRY, Project
 from compiler.verbs.project import RefusedError, not_there, print_findings, project_of
 from runtime.application import ModelSpec
@@ -26,11 +27,14 @@ def lint(options: argparse.Namespace) -> int:
         changes = mend(project)
         publish(project.root, changes)
         project = Project(project.root)
-    found = check_project(project).found
+    compilation = check_project(project)
+    found = compilation.found
     print_findings(options, project, found, {"fixed": [change.path for change in changes]})
     if options.format == "human":
         report.print_lines(f"  fixed {change.path}" for change in changes)
         report.print_lines([] if found else ["no findings"])
+        unlocked = sum(not facts.locked for facts in compilation.models.values())
+        report.print_lines([f"{count(unlocked, 'model')} without a lock: see `llm-serve lock`"] if unlocked else [])
     return WRONG_CONFIG if found else OK
 
 

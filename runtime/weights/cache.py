@@ -3,6 +3,7 @@
     models--ORG--NAME/refs/main                    the commit that `main` stands for
     models--ORG--NAME/snapshots/<commit>/<file>    a link into blobs/
     models--ORG--NAME/blobs/<digest>               the content, named by its own digest
+    .llm-serve/                                    what is remembered about them, and locks
 
 A blob's name is its checksum: SHA-256 for large files, git's SHA-1 for small ones. So whatever `hf download
 --cache-dir` has fetched can be verified, and a damaged file is never loaded.
@@ -16,11 +17,14 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from runtime.errors import WeightsError
+from runtime.weights.digests import digest_of, write_atomically
+
 CACHE_VARIABLE = "LLM_SERVE_CACHE"
-_CHUNK = 1 << 20
+_SHA256_DIGITS = 64
 
 
-class CacheError(Exception):
+class CacheError(WeightsError):
     """The cache does not hold what was asked for, or not as it should be."""
 
 
@@ -31,20 +35,44 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llm-serve" / "hub"
 
 
+def state_folder(kind: str) -> Path:
+    """Where things of one kind are kept beside the models, whether there is one or not."""
+    return cache_folder() / ".llm-serve" / kind
+
+
+def folder_name(repository: str) -> str:
+    """The name of a repository's folder."""
+    return f"models--{repository.replace('/', '--')}"
+
+
+def repository_folder(repository: str) -> Path:
+    """The folder of a repository, whether there is one or not."""
+    return cache_folder() / folder_name(repository)
+
+
+def commit_of(repository: str, revision: str) -> str | None:
+    """The commit that a revision stood for when it was fetched; None for one that is no name of any."""
+    reference = repository_folder(repository) / "refs" / revision
+    return reference.read_text().strip() if reference.is_file() else None
+
+
 def snapshot(repository: str, revision: str) -> Path:
     """The folder with the files of `repository` at `revision` (branch, tag or commit).
 
     Raises CacheError where there is none.
     """
-    folder = _repository_folder(repository)
+    folder = repository_folder(repository)
     if not folder.is_dir():
         raise CacheError(f"{repository} is not in the model cache {cache_folder()}")
-    reference = folder / "refs" / revision
-    commit = reference.read_text().strip() if reference.is_file() else revision
-    found = folder / "snapshots" / commit
+    found = folder / "snapshots" / (commit_of(repository, revision) or revision)
     if not found.is_dir():
         raise CacheError(f"{repository} is in the model cache {cache_folder()}, but not its revision {revision}")
     return found
+
+
+def blob_algorithm(blob: Path) -> str:
+    """By what algorithm a blob is named."""
+    return "sha256" if len(blob.name) == _SHA256_DIGITS else "git-sha1"
 
 
 def verify(path: Path) -> None:
@@ -53,9 +81,12 @@ def verify(path: Path) -> None:
     A file that is no link into `blobs/` (a local folder's) has no such name, and passes.
     """
     blob = path.resolve()
-    if blob.parent.name != "blobs":
-        return
-    digest = _sha256(blob) if len(blob.name) == 64 else _git_sha1(blob)
+    if blob.parent.name == "blobs":
+        check_blob(path, blob, digest_of(blob, blob_algorithm(blob)))
+
+
+def check_blob(path: Path, blob: Path, digest: str) -> None:
+    """Raise CacheError unless a blob's name is its digest."""
     if digest != blob.name:
         raise CacheError(
             f"bad checksum: {path.name} has digest {digest[:12]}..., its name in the cache says "
@@ -63,50 +94,64 @@ def verify(path: Path) -> None:
         )
 
 
+def publish(repository: str, commit: str, blobs: Mapping[str, str], revision: str | None = None) -> Path:
+    """Let a commit's files be found, name -> name of a blob that is there; the commit's folder.
+
+    All at once if the commit is new. `revision`: a name of it, which then stands for this commit.
+    """
+    folder = repository_folder(repository)
+    final = folder / "snapshots" / commit
+    final.parent.mkdir(parents=True, exist_ok=True)
+    made = final if final.is_dir() else Path(tempfile.mkdtemp(dir=final.parent, prefix=".new-"))
+    for name, blob in blobs.items():
+        link = made / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        target = Path(*[".."] * (2 + name.count("/")), "blobs", blob)
+        if not link.is_symlink() or link.readlink() != target:
+            _link_atomically(link, target)
+    if made != final:
+        made.chmod(0o755)
+        made.replace(final)
+    if revision and revision != commit:
+        reference = folder / "refs" / revision
+        reference.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(reference, commit)
+    return final
+
+
+def _link_atomically(link: Path, target: Path) -> None:
+    temporary = link.with_name(f".{link.name}.new")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    temporary.replace(link)
+
+
+def named_by_content(digests: Mapping[str, str]) -> str:
+    """A commit for files that have none, name -> digest: the same for the same files."""
+    listed = "".join(f"{digest} {name}\n" for name, digest in sorted(digests.items()))
+    return hashlib.sha256(listed.encode()).hexdigest()[:40]
+
+
 def store(repository: str, files: Mapping[str, Path]) -> Path:
     """Copy files into the cache as `repository`'s main revision, name -> where it is now; the revision's folder.
 
     The revision is named after the content. Every step is atomic, so a cache that was interrupted is only older.
     """
-    digests = {name: _sha256(source) for name, source in sorted(files.items())}
-    listed = "".join(f"{digest} {name}\n" for name, digest in digests.items())
-    commit = hashlib.sha256(listed.encode()).hexdigest()[:40]
-    folder = _repository_folder(repository)
-    for name in ("blobs", f"snapshots/{commit}", "refs"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+    digests = {name: digest_of(source) for name, source in sorted(files.items())}
+    return store_commit(repository, named_by_content(digests), "main", files, digests)
+
+
+def store_commit(
+    repository: str, commit: str, revision: str, files: Mapping[str, Path], digests: Mapping[str, str]
+) -> Path:
+    """Copy files into the cache as a commit of `repository`, name -> where it is now, and its SHA-256."""
+    blobs = repository_folder(repository) / "blobs"
+    blobs.mkdir(parents=True, exist_ok=True)
     for name, digest in digests.items():
-        blob = folder / "blobs" / digest
-        if not blob.exists() or _sha256(blob) != digest:
-            handle, temporary = tempfile.mkstemp(dir=blob.parent)
+        blob = blobs / digest
+        if not blob.exists() or digest_of(blob) != digest:
+            handle, temporary = tempfile.mkstemp(dir=blobs)
             os.close(handle)
             shutil.copyfile(files[name], temporary)
             Path(temporary).replace(blob)
-        link = folder / "snapshots" / commit / name
-        if not link.is_symlink():
-            link.symlink_to(Path("../..", "blobs", digest))
-    _write_atomically(folder / "refs" / "main", commit)
-    return folder / "snapshots" / commit
-
-
-def _repository_folder(repository: str) -> Path:
-    return cache_folder() / f"models--{repository.replace('/', '--')}"
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(handle, "w") as stream:
-        stream.write(text)
-    Path(temporary).replace(path)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _git_sha1(path: Path) -> str:
-    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return publish(repository, commit, digests, revision)

@@ -1,42 +1,79 @@
-"""Which folder holds a model's files: a local mirror, then the cache."""
+"""Which folder holds a model's files: fetched where they are not there, checked in any case."""
 
+import logging
 from pathlib import Path
 
 from runtime.application import ModelArguments
-from runtime.errors import ConfigError
-from runtime.weights.cache import CacheError, cache_folder, snapshot, verify
+from runtime.errors import ConfigError, WeightsError
+from runtime.phases import Phases
+from runtime.weights.cache import cache_folder, folder_name
+from runtime.weights.eviction import make_room
+from runtime.weights.fetching import fetch
+from runtime.weights.remote import Pace
+from runtime.weights.request import Request
+from runtime.weights.selection import SelectionError
+from runtime.weights.turns import alone, use
+from runtime.weights.verification import cached, check_content, check_folder
 
-_BUCKET_URI = "model_config.initialization.s3_mirror_config.bucket_uri"
+_FILENAME = "model_config.initialization.initializer.model_filename"
+
+_log = logging.getLogger(__name__)
 
 
-def model_folder(arguments: ModelArguments) -> Path:
+def model_folder(arguments: ModelArguments, phases: Phases) -> Path:
     """The folder with the model's files. Raises ConfigError that names the field which asks for them."""
-    initialization = arguments.initialization
-    mirror = initialization.s3_mirror_config
-    if mirror is not None and mirror.bucket_uri is not None:
-        return _local_mirror(mirror.bucket_uri, arguments)
+    request = Request.of(arguments)
     try:
-        return snapshot(arguments.repository, initialization.revision)
-    except CacheError as error:
-        field = "model_config.initialization.hf_model_id" if initialization.hf_model_id else "model_config.model_id"
-        hint = f"fetch it with `hf download {arguments.repository} --cache-dir {cache_folder()}`"
-        raise ConfigError(field, arguments.declared_in, f"{error}; {hint}") from error
+        folder = obtain(request, Pace(), phases)
+        with phases.phase("verify"):
+            check_content(request, folder)
+        return folder
+    except SelectionError as error:
+        raise ConfigError(_FILENAME, request.declared_in, str(error)) from error
+    except WeightsError as error:
+        raise ConfigError(request.asked_by, request.declared_in, str(error)) from error
+    except OSError as error:
+        problem = f"{error.filename or cache_folder()}: {error.strerror or error}"
+        raise ConfigError(request.asked_by, request.declared_in, problem) from error
 
 
-def _local_mirror(uri: str, arguments: ModelArguments) -> Path:
-    if "://" in uri.removeprefix("file://"):
-        problem = f"{uri} is remote; this version reads mirrors that are local folders, and the model cache"
-        raise ConfigError(_BUCKET_URI, arguments.declared_in, problem)
-    folder = Path(uri.removeprefix("file://"))
-    if not folder.is_dir():
-        raise ConfigError(_BUCKET_URI, arguments.declared_in, f"there is no folder {folder}")
-    return folder
+def obtain(request: Request, pace: Pace, phases: Phases) -> Path:
+    """The folder, with all files in it, each with the digest that its lock or its source gives. Raises WeightsError."""
+    if request.lock is None:
+        _log.warning("%s has no lock: whatever its source holds is loaded", request.repository)
+    folder = request.local_folder
+    if folder is not None:
+        if not folder.is_dir():
+            raise WeightsError(f"there is no folder {folder}")
+        with phases.phase("verify"):
+            check_folder(request, folder)
+        return folder
+    is_settled = request.commit or not request.mirror.bucket_uri  # else the mirror may have moved on
+    with phases.phase("verify"):
+        there, _ = _look(request) if is_settled else (None, None)
+    if there:
+        use(there)
+        return there
+    with phases.phase("fetch"), alone(folder_name(request.repository)) as note:
+        there, problem = _look(request) if is_settled else (None, None)  # another process may have fetched it
+        found = there or fetch(request, pace, note, problem)
+        use(found)
+    make_room()
+    return found
+
+
+def _look(request: Request) -> tuple[Path | None, WeightsError | None]:
+    """What the cache has, and why it is not good enough."""
+    try:
+        return cached(request), None
+    except WeightsError as error:
+        return None, error
 
 
 def model_file(folder: Path, filename: str | None, suffix: str, field: str, declared_in: str) -> Path:
-    """One verified file of the model: `filename`, or the only one that ends in `suffix`.
+    """One file of the model: `filename`, or the only one that ends in `suffix`.
 
-    Raises ConfigError that names `field`: no such file, several to choose from, bad checksum.
+    Raises ConfigError that names `field`: no such file, several to choose from.
     """
     there = sorted(path.relative_to(folder).as_posix() for path in folder.rglob(f"*{suffix}"))
     if filename is None:
@@ -50,18 +87,4 @@ def model_file(folder: Path, filename: str | None, suffix: str, field: str, decl
     if not path.is_file():
         listed = f"it holds {', '.join(there)}" if there else f"it holds no {suffix} file"
         raise ConfigError(field, declared_in, f"there is no file {filename!r} in {folder}; {listed}")
-    try:
-        verify(path)
-    except CacheError as error:
-        raise ConfigError(field, declared_in, str(error)) from error
     return path
-
-
-def check_files(folder: Path, arguments: ModelArguments) -> None:
-    """Check every file of the model. Raises ConfigError for one with a bad checksum."""
-    for path in sorted(folder.rglob("*")):
-        try:
-            if path.is_file() and path.suffix != ".gguf":
-                verify(path)
-        except CacheError as error:
-            raise ConfigError("model_config.model_id", arguments.declared_in, str(error)) from error

@@ -57,11 +57,19 @@ def random_registry(random_: random.Random) -> Files:
     for name in names:
         below = [other for other in (*profiles, *names) if other > name or other in profiles]
         files[f"registry/{name}.yaml"] = model(random_, name, below)
+    for name in random_.sample("abcdef", random_.randrange(3)):
+        files[f"registry/locks/{name}.yaml"] = lock(random_, name)
     for name in random_.sample(["default", "small"], random_.randrange(3)):
         overlay = random_.choice(["", f"overlay:\n  {setting(random_).strip()}\n"])
         pattern = rarely(random_, "zz", random_.choice(["*", names[0], "[b-d]*", "?"]))
         files[f"registry/clusters/{name}.yaml"] = f'models: ["{pattern}"]\n{overlay}'
     return files
+
+
+def lock(random_: random.Random, name: str) -> str:
+    digest = random_.choice("ab") * 64
+    files = f"files: [{{path: model.safetensors, size: 8, sha256: {digest}}}]"
+    return f"repository: acme/{rarely(random_, 'x', name)}\nrevision: main\ncommit: {'c' * 40}\n{files}\n"
 
 
 def rarely(random_: random.Random, bad: str, good: str) -> str:

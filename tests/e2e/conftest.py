@@ -1,5 +1,7 @@
 """One real Ray cluster for all end-to-end tests, deployed from what `llm-serve compile` writes."""
 
+import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -10,9 +12,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import boto3
 import openai
 import psutil
 import pytest
+from moto.server import ThreadedMotoServer
 
 from demo.cluster import FAILED, HOST, Cluster, stop
 from demo.model import FILENAME, REPOSITORY, fetch_safetensors
@@ -20,6 +24,8 @@ from demo.model import FILENAME, REPOSITORY, fetch_safetensors
 REPO = Path(__file__).resolve().parents[2]
 SMOLLM2 = REPOSITORY.replace("/", "--")
 DEPLOY_TIMEOUT_S = 240
+COMMIT = "c0ffee" * 6 + "c0ff"
+CREDENTIALS = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
 
 MODEL = """\
 extends: {base}
@@ -75,6 +81,18 @@ ENGINES = {
     ),
 }
 """Workers and initializer of a model for each engine besides llamaCpp, which the shipped file has."""
+
+
+MIRRORED = """\
+extends: {base}
+deployment_config: {{ray_actor_options: {{num_cpus: 0}}}}
+scaling_config: {{num_cpus_per_worker: 0}}
+model_config:
+  model_id: acme/mirrored
+  initialization:
+    s3_mirror_config: {{bucket_uri: "s3://models/mirrored/", endpoint_url: "{url}"}}
+"""
+"""A model that no cache has: its files are in a bucket, and locked."""
 
 
 @dataclass
@@ -154,6 +172,15 @@ def _write_project(folder: Path, port: int) -> None:
         (folder / "registry" / f"acme--{engine}.yaml").write_text(text)
 
 
+def _write_lock(project: Path, file: Path) -> None:
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    said = {"repository": "acme/mirrored", "revision": "main", "commit": COMMIT}
+    files = [{"path": FILENAME, "size": file.stat().st_size, "sha256": digest}]
+    lock = project / "registry" / "locks" / "acme--mirrored.yaml"
+    lock.parent.mkdir()
+    lock.write_text(json.dumps({**said, "files": files}))
+
+
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model cache of its own: the real model, and one whose file was damaged after it was stored."""
@@ -168,12 +195,34 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def bucket(cache: Path) -> Iterator[str]:
+    """An S3 server with the real model in a bucket; its address."""
+    server = ThreadedMotoServer(HOST, 0)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    client = boto3.client("s3", endpoint_url=url, region_name="us-east-1", **CREDENTIALS)
+    client.create_bucket(Bucket="models")
+    client.upload_file(str(_gguf(cache)), "models", f"mirrored/{FILENAME}")
+    client.put_object(Bucket="models", Key="mirrored/hash", Body=COMMIT.encode())
+    yield url
+    server.stop()
+
+
+def _gguf(cache: Path) -> Path:
+    return sorted((cache / f"models--{SMOLLM2}").glob(f"snapshots/*/{FILENAME}"))[0]
+
+
 @contextmanager
 def deployed(project: Path, cache: Path, write: Callable[[Path, int], None]) -> Iterator[Deployment]:
     """A cluster of its own for a project, which `write` fills in, given the port of its HTTP."""
     gcs, dashboard, client_server, http, metrics, stats = _free_ports(6)
     patch = pytest.MonkeyPatch()
     patch.setenv("LLM_SERVE_CACHE", str(cache))
+    patch.setenv("HF_HUB_OFFLINE", "1")
+    for name, value in CREDENTIALS.items():
+        patch.setenv(name.upper(), value)
     patch.setenv("RAY_SERVE_HAPROXY_METRICS_PORT", str(metrics))
     patch.setenv("RAY_SERVE_HAPROXY_STATS_PORT", str(stats))
     patch.setenv("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "2")  # of 30 s, which the tests cannot wait
@@ -194,8 +243,13 @@ def deployed(project: Path, cache: Path, write: Callable[[Path, int], None]) -> 
 
 
 @pytest.fixture(scope="session")
-def deployment(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Deployment]:
-    with deployed(tmp_path_factory.mktemp("project"), cache, _write_project) as running:
+def deployment(tmp_path_factory: pytest.TempPathFactory, cache: Path, bucket: str) -> Iterator[Deployment]:
+    def write(folder: Path, port: int) -> None:
+        _write_project(folder, port)
+        (folder / "registry" / "acme--mirrored.yaml").write_text(MIRRORED.format(base=SMOLLM2, url=bucket))
+        _write_lock(folder, _gguf(cache))
+
+    with deployed(tmp_path_factory.mktemp("project"), cache, write) as running:
         yield running
 
 

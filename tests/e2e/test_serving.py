@@ -11,9 +11,9 @@ import openai
 import psutil
 import pytest
 
-from demo.model import REPOSITORY
+from demo.model import FILENAME, REPOSITORY
 from runtime import metrics
-from tests.e2e.conftest import ENGINES
+from tests.e2e.conftest import COMMIT, ENGINES
 
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
 LONG = [{"role": "user", "content": "Write a long story about a fox."}]
@@ -43,6 +43,11 @@ def test_every_engine_answers_through_the_gateway(deployment, engine: str) -> No
     whole = ask(deployment, model=f"acme/{engine}")
     assert whole.choices[0].message.content == "The capital of France is Paris."
     assert text_of(ask(deployment, model=f"acme/{engine}", stream=True)) == "The capital of France is Paris."
+
+
+def test_a_model_comes_from_its_mirror_in_a_bucket(deployment, cache) -> None:
+    assert ask(deployment, model="acme/mirrored", max_tokens=16).choices[0].message.content
+    assert (cache / "models--acme--mirrored" / "snapshots" / COMMIT / FILENAME).is_file()
 
 
 def test_a_killed_worker_fails_what_runs_and_the_replica_comes_back_whole(deployment) -> None:
@@ -182,9 +187,9 @@ def test_overload_is_refused_and_closing_the_connection_frees_the_slot(deploymen
 @pytest.mark.parametrize(
     ("model", "field", "problem"),
     [
-        ("acme--no-weights", "model_config.initialization.hf_model_id", "is not in the model cache"),
+        ("acme--no-weights", "model_config.initialization.hf_model_id", "cannot get acme/is-nowhere"),
         ("acme--wrong-file", "model_config.initialization.initializer.model_filename", "is-nowhere.gguf"),
-        ("acme--damaged", "model_config.initialization.initializer.model_filename", "bad checksum"),
+        ("acme--damaged", "model_config.initialization.hf_model_id", "bad checksum"),
     ],
 )
 def test_what_stops_a_replica_names_the_field_of_the_registry_file(deployment, model, field, problem) -> None:

@@ -30,7 +30,6 @@ from runtime.engines.hf.loading import (
 from runtime.engines.hf.rows import ModelRows
 from runtime.engines.hf.runner import HfRunner
 from runtime.errors import ConfigError, EngineDeadError
-from runtime.weights.sources import check_files
 
 _INITIALIZER = "model_config.initialization.initializer"
 _PATIENCE = timedelta(minutes=30)
@@ -139,7 +138,6 @@ def _loaded_share(source: Source) -> PreTrainedModel:
 def _meet(source: Source, rank: int, meeting: str) -> None:
     """Join the other workers. Raises ConfigError for what they cannot do."""
     arguments, scaling = source.arguments, source.arguments.scaling_config
-    check_files(source.folder, arguments)
     use_threads(arguments)
     on_gpu = bool(scaling.num_gpus_per_worker)
     if _config_of(source).use_kernel and not on_gpu:

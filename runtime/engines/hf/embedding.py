@@ -11,7 +11,6 @@ from runtime.engines.hf.loading import LIBRARY_ERRORS, Source, use_threads
 from runtime.engines.hf.runner import memory
 from runtime.engines.hf.tokenizer import load_whole_tokenizer
 from runtime.errors import EngineError
-from runtime.weights.sources import check_files
 
 _STEP_TOKENS = 16384
 
@@ -19,7 +18,6 @@ _STEP_TOKENS = 16384
 def load_embedder(source: Source, device: str, batching: Batching) -> Engine:
     """The model on one device. Raises ConfigError."""
     use_threads(source.arguments)
-    check_files(source.folder, source.arguments)
     config = source.config
     try:
         tokenizer = load_whole_tokenizer(source.folder, **source.code)

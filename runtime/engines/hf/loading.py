@@ -18,7 +18,6 @@ from runtime.engines.hf.rows import Compile, ModelRows
 from runtime.engines.hf.runner import HfRunner
 from runtime.engines.hf.tokenizer import HfTokenizer, load_tokenizer
 from runtime.errors import ConfigError, EngineError
-from runtime.weights.sources import check_files
 
 R = TypeVar("R", bound=ModelRows)
 
@@ -61,7 +60,6 @@ class Source:
 def load_engine(source: Source, placement: Mapping[str, Any], batching: Batching) -> Engine:
     """The model where `placement` (arguments of `from_pretrained`) puts it. Raises ConfigError."""
     use_threads(source.arguments)
-    check_files(source.folder, source.arguments)
     tokenizer, limits = tokenizer_of(source), limits_of(source)
     model = load_model(source, placement)
     rows = rows_of(source, partial(ModelRows, model, batching.max_size, limits.context_length))

@@ -56,4 +56,5 @@ SPEC = EngineSpec(
     parallel="gpus",
     loader="runtime.engines.llama_cpp.engine:load",
     embeds=True,
+    reads="gguf",
 )

@@ -32,7 +32,6 @@ from runtime.engines.vllm import VLLM
 from runtime.engines.vllm.adapters import Adapters, adapters_of
 from runtime.engines.vllm.guard import Guard
 from runtime.errors import ConfigError, EngineDeadError, EngineError, GrammarError
-from runtime.weights.sources import check_files
 
 _KWARGS = "model_config.initialization.initializer.engine_kwargs"
 _SEQUENCES = 256
@@ -43,7 +42,6 @@ _START_ERRORS = (OSError, ValueError, TypeError, KeyError, ImportError, Attribut
 
 def load(arguments: ModelArguments, folder: Path, batching: Batching) -> Engine:
     """The engine table's loader."""
-    check_files(folder, arguments)
     if current_platform.is_cpu():
         _bind_threads(arguments)
     guard = Guard()

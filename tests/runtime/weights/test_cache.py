@@ -8,10 +8,9 @@ import pytest
 from runtime.weights.cache import CacheError, cache_folder, snapshot, store, verify
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("LLM_SERVE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+@pytest.fixture
+def folder(cache: Path) -> Path:
+    return cache
 
 
 def put(tmp_path: Path, content: bytes) -> Path:

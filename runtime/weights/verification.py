@@ -1,0 +1,116 @@
+"""Whether the files that are there are all that a model needs, and what they should be."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from runtime.errors import WeightsError
+from runtime.schema.lock import WeightsLock
+from runtime.weights.cache import CacheError, blob_algorithm, commit_of, folder_name, repository_folder, state_folder
+from runtime.weights.digests import Digests
+from runtime.weights.inspection import inspect
+from runtime.weights.request import Request
+
+_INDEX = "model.safetensors.index.json"
+_INERT = frozenset({"", ".gif", ".gguf", ".jpg", ".md", ".pdf", ".png", ".rst", ".svg"})
+"""Suffixes of files that no engine opens unless a registry file names them."""
+
+
+def digests_for(name: str) -> Digests:
+    """What is remembered of the files of a repository, or of a folder."""
+    return Digests(state_folder("verified") / f"{name}.json")
+
+
+def cached(request: Request) -> Path | None:
+    """The snapshot that the cache has of a model, whole and verified; None where it has none.
+
+    Raises CacheError where it has only a part, or something in it is damaged; SelectionError where it has not the file
+    that the model asks for by name.
+    """
+    snapshots = repository_folder(request.repository) / "snapshots"
+    commit = request.commit or commit_of(request.repository, request.revision)
+    folder = snapshots / commit if commit else None
+    if folder is None or not folder.is_dir():
+        return None
+    digests = digests_for(folder_name(request.repository))
+    try:
+        damaged = _not_as_locked(folder, request.lock, digests) if request.lock else _damaged(folder, digests)
+    finally:
+        digests.keep()
+    if damaged is None:
+        raise CacheError(f"{folder} does not hold all files that are locked")
+    if damaged:
+        raise CacheError(f"bad checksum: {folder / damaged[0]} is damaged")
+    if request.lock is None:
+        there = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+        request.wanted.of(there)
+        check_shards(there)
+    return folder
+
+
+def _not_as_locked(folder: Path, lock: WeightsLock, digests: Digests) -> list[str] | None:
+    """Files whose content is not the locked one; None where one is missing."""
+    if not all((folder / each.path).is_file() for each in lock.files):
+        return None
+    blobs = [(folder / each.path).resolve() for each in lock.files]
+    sizes_differ = {blob for each, blob in zip(lock.files, blobs, strict=True) if blob.stat().st_size != each.size}
+    found = digests.of_all((blob, "sha256") for blob in blobs if blob not in sizes_differ)
+    known = dict(zip((blob for blob in blobs if blob not in sizes_differ), found, strict=True))
+    files = zip(lock.files, blobs, strict=True)
+    return [each.path for each, blob in files if known.get(blob) != each.sha256]
+
+
+def _damaged(folder: Path, digests: Digests) -> list[str]:
+    """Files whose blob is not what its name says."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    blobs = [path.resolve() for path in files]
+    named = [(path, blob) for path, blob in zip(files, blobs, strict=True) if blob.parent.name == "blobs"]
+    found = digests.of_all((blob, blob_algorithm(blob)) for _, blob in named)
+    pairs = zip(named, found, strict=True)
+    return [path.relative_to(folder).as_posix() for (path, blob), digest in pairs if digest != blob.name]
+
+
+def check_shards(files: Mapping[str, Path]) -> None:
+    """Raise WeightsError unless all files that the index of the weights names are there, name -> where."""
+    index = files.get(_INDEX)
+    if index is None:
+        return
+    try:
+        named = set(json.loads(index.read_bytes())["weight_map"].values())
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise WeightsError(f"{_INDEX}: has no `weight_map`") from error
+    if missing := sorted(str(each) for each in named - files.keys()):
+        raise WeightsError(f"{_INDEX} names {missing[0]} ({len(missing)} such files), which is not there")
+
+
+def check_folder(request: Request, folder: Path) -> None:
+    """Hold a folder that is used where it lies against the lock. Raises WeightsError."""
+    if request.lock is None:
+        return
+    known = folder / "hash"
+    if known.is_file() and (commit := known.read_text().strip()) != request.lock.commit:
+        raise WeightsError(f"{folder} holds commit {commit[:12]}, and the lock says {request.lock.commit[:12]}")
+    digests = digests_for(f"folder-{str(folder.resolve()).replace('/', '-')[-100:]}")
+    try:
+        wrong = _not_as_locked(folder, request.lock, digests)
+    finally:
+        digests.keep()
+    if wrong is None:
+        missing = next(each.path for each in request.lock.files if not (folder / each.path).is_file())
+        raise WeightsError(f"{folder} does not hold {missing}, which is locked")
+    if wrong:
+        raise WeightsError(f"{folder / wrong[0]}: bad checksum: it is not what the lock says")
+
+
+def check_content(request: Request, folder: Path) -> None:
+    """Let no library see what it should not: see `inspection`. Raises WeightsError."""
+    home = folder.parent.parent if folder.parent.name == "snapshots" else None
+    inspect(folder, request.wanted.trust, home)
+    if request.lock is None:
+        return
+    locked = {each.path for each in request.lock.files}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        hidden = any(part.startswith(".") for part in name.split("/"))
+        if path.is_file() and not hidden and name not in locked and path.suffix.lower() not in _INERT:
+            raise WeightsError(f"{path}: is not in the lock, and an engine might load it; remove it, or lock anew")

@@ -1,0 +1,119 @@
+"""`lock` and `weights`, over the hub's and S3's protocols on loopback."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from compiler.cli import main
+from tests.compiler.support import write
+from tests.runtime.weights.conftest import bucket, cache, moto_port, s3
+from tests.runtime.weights.models import write_model
+from tests.runtime.weights.servers import FaultProxy, HubStub, closing
+
+__all__ = ["cache", "moto_port", "s3"]
+MODEL = "model_config: {model_id: acme/model, initialization: {initializer: {type: SingleDevice}}}\n"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStub]:
+    stub = HubStub("acme/model", write_model(tmp_path / "source", 100_000))
+    monkeypatch.setenv("HF_ENDPOINT", stub.url)
+    with closing(stub):
+        yield stub
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    return write(tmp_path / "project", {"registry/acme--model.yaml": MODEL})
+
+
+def run(project: Path, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    code = main([*words, "--root", str(project)])
+    printed = capsys.readouterr()
+    return code, printed.out + printed.err
+
+
+def test_a_model_is_locked_compiled_and_its_drift_is_told(hub: HubStub, project: Path, capsys) -> None:
+    assert run(project, capsys, "lock", "--check") == (2, "  acme--model has no lock\n0 models of 1 locked\n")
+    code, printed = run(project, capsys, "lock")
+    file = "registry/locks/acme--model.yaml"
+    assert (code, printed) == (0, f"wrote {file}: commit {hub.commit[:12]}, 3 files, 0.00 GB\n")
+    text = (project / file).read_text()
+    assert hub.commit in text and "  architecture: LlamaForCausalLM\n" in text
+    assert run(project, capsys, "lock", "--check") == (0, "1 model of 1 locked\n")
+    assert run(project, capsys, "compile")[0] == 0
+    assert hub.commit in (project / "generated/models/acme--model.yaml").read_text()
+    assert run(project, capsys, "lock", "acme/model") == (0, f"{file}: is what is there\n")
+
+    before, hub.commit = hub.commit, "d" * 40
+    hub.files["config.json"] += b" "
+    code, printed = run(project, capsys, "lock")
+    assert code == 2
+    assert f"main of acme/model: commit {before[:12]} -> dddddddddddd\n" in printed
+    assert (
+        "config.json: changed, 242 -> 243 bytes" in printed.replace("241", "242") or "config.json: changed" in printed
+    )
+    assert (project / file).read_text() == text, "a lock moved without --update"
+    code, printed = run(project, capsys, "lock", "--update", "acme--model")
+    assert code == 0 and f"wrote {file}: commit dddddddddddd" in printed
+    assert run(project, capsys, "compile")[0] == 0
+
+
+def test_a_lock_that_does_not_fit_can_be_written_anew(hub: HubStub, project: Path, capsys) -> None:
+    assert run(project, capsys, "lock")[0] == 0
+    lock = project / "registry/locks/acme--model.yaml"
+    lock.write_text(lock.read_text().replace("repository: acme/model", "repository: acme/other"))
+    code, printed = run(project, capsys, "lock", "--check")
+    assert code == 1 and "E601" in printed
+    assert run(project, capsys, "lock", "--update", "acme--model")[0] == 0
+    assert run(project, capsys, "lock", "--check")[0] == 0
+
+
+def test_a_mirror_is_filled_and_used(
+    hub: HubStub, project: Path, s3: FaultProxy, capsys, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = f"{{bucket_uri: 's3://models/m/', endpoint_url: '{s3.url}'}}"
+    config = MODEL.replace("initialization: {", f"initialization: {{s3_mirror_config: {mirror}, ")
+    (project / "registry/acme--model.yaml").write_text(config)
+    assert run(project, capsys, "lock")[0] == 0
+    assert run(project, capsys, "weights", "push", "acme--model") == (
+        0,
+        "acme--model: sent 3 files to s3://models/m/\n",
+    )
+    listed = bucket(s3).list_objects_v2(Bucket="models")["Contents"]
+    assert {each["Key"] for each in listed} == {"m/hash", *(f"m/{name}" for name in hub.files)}
+    (cache / "models--acme--model").rename(cache / "away")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    code, printed = run(project, capsys, "weights", "pull", "acme--model")
+    assert code == 0 and printed.endswith(f"acme--model: in {cache}/models--acme--model/snapshots/{hub.commit}\n")
+    code, printed = run(project, capsys, "weights", "verify", "acme--model")
+    assert code == 0 and "whole and verified" in printed
+
+    code, printed = run(project, capsys, "weights", "ls", "--format", "json")
+    (snapshot,) = json.loads(printed)
+    assert (snapshot["repository"], snapshot["commit"], snapshot["is_used"]) == ("acme/model", hub.commit, True)
+    code, printed = run(project, capsys, "weights", "ls")
+    assert "acme/model" in printed and f"1 snapshot in {cache}\n" in printed
+    assert run(project, capsys, "weights", "gc", "--keep-bytes", "0") == (0, "removed 0 snapshots\n"), "it is in use"
+
+
+def test_a_folder_as_mirror(hub: HubStub, project: Path, capsys, tmp_path: Path) -> None:
+    target = tmp_path / "mirror"
+    assert run(project, capsys, "weights", "push", "acme--model", "--to", str(target))[0] == 0
+    assert (target / "hash").read_text() == f"{hub.commit}\n"
+    assert {path.name for path in target.iterdir()} == {"hash", *hub.files}
+
+
+def test_what_cannot_be_done_is_said_in_a_line(hub: HubStub, project: Path, capsys) -> None:
+    assert run(project, capsys, "weights", "pull")[1] == "llm-serve: which model? Name one or more files of registry/\n"
+    code, printed = run(project, capsys, "weights", "pull", "acme--modl")
+    assert code == 1 and "did you mean `acme--model`?" in printed
+    code, printed = run(project, capsys, "weights", "push", "acme--model")
+    assert code == 1 and "registry/acme--model.yaml names no mirror; say which with `--to s3" in printed
+    code, printed = run(project, capsys, "weights", "gc")
+    assert code == 1 and "how much may stay? Say `--keep-bytes`, or set LLM_SERVE_CACHE_MAX_BYTES" in printed
+    (project / "registry/acme--gone.yaml").write_text(MODEL.replace("acme/model", "acme/gone"))
+    code, printed = run(project, capsys, "lock", "acme--gone")
+    assert code == 1 and "acme--gone: http://127.0.0.1" in printed and "there is no such repository" in printed
