@@ -131,7 +131,7 @@ class Replica:
     async def _one_answer(self, request: ValidRequest, index: int, observed: Observed) -> AsyncGenerator[Delta, None]:
         engine, _ = self._loaded()
         sampling = request.sampling_of(index)
-        transcript = Transcript(engine.tokenizer, request.stops, sampling.min_new_tokens)
+        transcript = Transcript(engine.tokenizer, request.stops, sampling.min_new_tokens, request.marks)
         text = request.echo
         async with aclosing(engine.generate(request.prompt, sampling)) as batches:
             async for tokens in batches:

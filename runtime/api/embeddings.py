@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt
 
-from runtime.api.protocol import Wire
 from runtime.api.requests import Border
+from runtime.api.wire import Wire
 from runtime.errors import ContextLengthError, RequestError
 
 MAX_INPUTS = 2048

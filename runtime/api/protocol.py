@@ -8,8 +8,10 @@ Source: OpenAI API reference, "Chat completions" and "Completions"; `top_k`, `mi
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, NonNegativeInt, model_validator
 
+from runtime.api.messages import ChatMessage, ToolChoice, Tools, check_answers
+from runtime.api.wire import Wire
 from runtime.schema.generation import MinP, Penalty, Seed, Temperature, TopK, TopP
 
 MAX_STOPS = 4
@@ -39,7 +41,7 @@ NOT_OFFERED = frozenset({
     "guided_regex", "ignore_eos", "include_stop_str_in_output", "kv_transfer_params", "logits_processors",
     "logprob_token_ids", "max_completion_tokens", "mm_processor_kwargs", "prompt_embeds", "repetition_detection",
     "return_prompt_text", "return_token_ids", "return_token_offsets", "return_tokens_as_token_ids",
-    "structured_outputs", "suffix", "top_logprobs", "truncate_prompt_tokens", "use_beam_search", "verbosity",
+    "structured_outputs", "suffix", "tools", "top_logprobs", "truncate_prompt_tokens", "use_beam_search", "verbosity",
     "vllm_xargs", "watermarking", "web_search_options",
 })  # fmt: skip
 """Fields that a route has not declared, and refuses unless they are null, false or empty."""
@@ -58,12 +60,6 @@ OFFERED_ONLY: Mapping[str, tuple[object, ...]] = {
     "tool_choice": ("none", "auto"),
 }
 """Fields that are refused unless they are null or have one of these values, which is what happens anyway."""
-
-
-class Wire(BaseModel):
-    """Base of what comes over the wire."""
-
-    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False, frozen=True)
 
 
 class StreamOptions(Wire):
@@ -137,34 +133,18 @@ class GenerateRequest(Wire):
         return tuple(name for name in self.model_extra or () if name not in known)
 
 
-class TextPart(Wire):
-    """A piece of a message's content. Only text: nothing is fetched from addresses in a request."""
-
-    type: Literal["text"]
-    text: str
-
-
-class ChatMessage(Wire):
-    """One turn."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-
-    @property
-    def text(self) -> str:
-        """The content in one piece."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-
-
 class ChatRequest(GenerateRequest):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES), AfterValidator(check_answers)]
     max_completion_tokens: TokenCount | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    tools: Annotated[list[object], Field(max_length=0)] | None = None
-    """Tool calls are not offered yet: refused rather than ignored."""
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    """`auto` when left out."""
+    parallel_tool_calls: bool | None = None
+    """`false`: one call at the most."""
 
 
 class CompletionRequest(GenerateRequest):

@@ -15,9 +15,10 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import Field, JsonValue
 
-from runtime.api.protocol import MAX_STOPS, Stop, StopTokens, Wire
+from runtime.api.protocol import MAX_STOPS, Stop, StopTokens
 from runtime.api.responses import Body
 from runtime.api.sse import while_connected
+from runtime.api.wire import Wire
 
 MAX_PROMPTS = 128
 """Prompts of a batch."""

@@ -1,16 +1,21 @@
 """The border: wire requests become valid requests, and nothing else reaches an engine."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from runtime.access.visit import current_visit
+from runtime.api.calls import calls_asked_for, forced_by, known_format, messages_of
 from runtime.api.formats import constraint_of
+from runtime.api.messages import ChatMessage
 from runtime.api.protocol import ChatRequest, CompletionRequest, GenerateRequest
 from runtime.application import ModelSettings
 from runtime.engines.contract import Limits, Sampling, Tokenizer
 from runtime.errors import ContextLengthError, RequestError
 from runtime.schema.generation import SEEDS, GenerateKwargs, StopSequence
-from runtime.text.prompt import ChatTemplate, Message, format_instructions
+from runtime.text.calls import Calls
+from runtime.text.prompt import ChatTemplate, format_instructions
+from runtime.text.tools import Tool
 
 T = TypeVar("T")
 
@@ -28,6 +33,13 @@ class ValidRequest:
     """What each begins with."""
     ignored: tuple[str, ...] = ()
     """Fields of the wire request that nobody knows."""
+    calls: Calls | None = None
+    """The tool calls that they may be."""
+
+    @property
+    def marks(self) -> frozenset[bytes]:
+        """Control tokens that are a part of what is read."""
+        return frozenset() if self.calls is None else self.calls.format.marks
 
     def sampling_of(self, index: int) -> Sampling:
         """That of one answer: with the same seed, all would be the same."""
@@ -56,19 +68,28 @@ class Border:
     def chat(self, request: ChatRequest) -> ValidRequest:
         """Raises RequestError."""
         self.check_makes("answers")
-        messages = [Message(message.role, message.text) for message in request.messages]
-        prompt_format = self.settings.generation.prompt_format
-        if prompt_format:
-            text = format_instructions(prompt_format, messages)
-        elif self.template is not None:
-            text = self.template.render(messages)
-        else:
-            problem = "this model has neither a chat template nor a `prompt_format`: use /v1/completions"
-            raise RequestError(problem, "messages")
         if request.top_logprobs is not None and not request.logprobs:
             raise RequestError("top_logprobs needs `logprobs: true`", "top_logprobs")
         logprobs = (request.top_logprobs or 0) if request.logprobs else None
-        return self._valid(text, request, request.max_completion_tokens or request.max_tokens, logprobs, "messages")
+        max_tokens = request.max_completion_tokens or request.max_tokens
+        calls = calls_asked_for(request, self.template, self.settings.generation)
+        text = self.prompt_of(request.messages, calls.tools if calls else ())
+        if calls is None or not calls.forced:
+            return replace(self._valid(text, request, max_tokens, logprobs, "messages"), calls=calls)
+        valid = self._valid(text + calls.format.forced, request, max_tokens, logprobs, "messages")
+        sampling = replace(valid.sampling, constraint=forced_by(calls), min_new_tokens=0)
+        return replace(valid, calls=calls, sampling=sampling)
+
+    def prompt_of(self, conversation: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> str:
+        """The text that makes the model answer. Raises RequestError."""
+        messages = messages_of(conversation, self.template, self.settings.generation)
+        prompt_format = self.settings.generation.prompt_format
+        if prompt_format:
+            return format_instructions(prompt_format, messages)
+        if self.template is None:
+            problem = "this model has neither a chat template nor a `prompt_format`: use /v1/completions"
+            raise RequestError(problem, "messages")
+        return self.template.render(messages, tools, known_format(self.template, self.settings.generation))
 
     def completion(self, request: CompletionRequest) -> ValidRequest:
         """Raises RequestError."""

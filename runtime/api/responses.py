@@ -11,8 +11,19 @@ from runtime.application import ModelCard
 from runtime.errors import LLMServeError, RateLimitError, RequestError, http_error
 from runtime.text.transcript import Score
 
-Finish = Literal["stop", "length"]
+Finish = Literal["stop", "length", "tool_calls"]
 Body = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CallPiece:
+    """A piece of a tool call: first its id and name, then its arguments."""
+
+    index: int
+    """Which of the answer's calls."""
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +38,14 @@ class Delta:
     """Tokens of the text, where the request asked for logprobs."""
     index: int = 0
     """Which of the request's answers."""
+    calls: tuple[CallPiece, ...] = ()
 
 
 def joined(pieces: Sequence[Delta]) -> Delta:
     """All pieces of one answer."""
     text, scores = "".join(each.text for each in pieces), tuple(chain.from_iterable(each.scores for each in pieces))
-    return replace(pieces[-1], text=text, scores=scores)
+    calls = tuple(chain.from_iterable(each.calls for each in pieces))
+    return replace(pieces[-1], text=text, scores=scores, calls=calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +68,8 @@ class Shape:
     model: str
     chat: bool
     logprobs: bool = False
+    tools: bool = False
+    """Whether an answer may be tool calls, and no content."""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -62,22 +77,28 @@ class Shape:
         """The answers, each in one piece, to a request without `stream`."""
         choices = []
         for each in answers:
-            content: Body = (
-                {"message": {"role": "assistant", "content": each.text}} if self.chat else {"text": each.text}
-            )
+            content = {"message": _message(each)} if self.chat else {"text": each.text}
             choices.append(self._choice(each, content, with_logprobs=self.logprobs))
         return {**self._head(streamed=False), "choices": choices, "usage": usage.body()}
 
     def opening(self, index: int) -> Body:
         """A chat stream's first chunk for each answer, which says who speaks."""
-        delta = {"delta": {"role": "assistant", "content": ""}}
+        delta = {"delta": {"role": "assistant", "content": None if self.tools else ""}}
         return {**self._head(streamed=True), "choices": [self._choice(Delta("", 0, index=index), delta)]}
 
-    def chunk(self, delta: Delta) -> Body:
-        """One piece of a stream."""
+    def chunks(self, delta: Delta) -> list[Body]:
+        """One piece of a stream. The end comes by itself behind calls: clients wait for it to say that one is whole."""
+        if not (delta.calls and delta.finish):
+            return [self._chunk(delta)]
+        end = Delta("", delta.tokens, delta.finish, index=delta.index)
+        return [self._chunk(replace(delta, finish=None)), self._chunk(end)]
+
+    def _chunk(self, delta: Delta) -> Body:
         text: Body = {"text": delta.text}
         if self.chat:
-            text = {"delta": {"content": delta.text} if delta.text else {}}
+            content = {"content": delta.text} if delta.text else {}
+            calls = {"tool_calls": _tool_calls(delta.calls, streamed=True)} if delta.calls else {}
+            text = {"delta": content | calls}
         choice = self._choice(delta, text, with_logprobs=bool(delta.scores))
         return {**self._head(streamed=True), "choices": [choice]}
 
@@ -97,6 +118,25 @@ class Shape:
         else:
             prefix, name = "chatcmpl", "chat.completion.chunk" if streamed else "chat.completion"
         return {"id": f"{prefix}-{self.id}", "object": name, "created": self.created, "model": self.model}
+
+
+def _message(answer: Delta) -> Body:
+    if not answer.calls:
+        return {"role": "assistant", "content": answer.text}
+    calls = _tool_calls(answer.calls, streamed=False)
+    return {"role": "assistant", "content": answer.text or None, "tool_calls": calls}
+
+
+def _tool_calls(pieces: Sequence[CallPiece], *, streamed: bool) -> list[Body]:
+    """The calls that the pieces are of, each of them once: clients that add up a stream want it so."""
+    calls: dict[int, Body] = {}
+    for piece in pieces:
+        call = calls.setdefault(piece.index, {"index": piece.index} if streamed else {})
+        if piece.id is not None:
+            call |= {"id": piece.id, "type": "function", "function": {"name": piece.name, "arguments": ""}}
+        function = call.setdefault("function", {"arguments": ""})
+        function["arguments"] += piece.arguments
+    return list(calls.values())
 
 
 def _chat_logprobs(scores: Sequence[Score]) -> Body:

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from runtime import tracing
 from runtime.access.visit import current_visit
+from runtime.api.calls import with_calls
 from runtime.api.embeddings import EmbeddingRequest, embeddings_body, prompts_of
 from runtime.api.journal import counted
 from runtime.api.observed import Watch
@@ -138,8 +139,10 @@ def _entry(served: Served, name: str) -> dict[str, Any]:
 async def _respond(
     request: Request, served: Served, body: GenerateRequest, valid: ValidRequest, *, chat: bool
 ) -> Response:
-    shape = Shape(body.model or served.model_id, chat, valid.sampling.logprobs is not None)
+    shape = Shape(body.model or served.model_id, chat, valid.sampling.logprobs is not None, valid.calls is not None)
     answer, timeout_s = counted(served.answer(valid), len(valid.prompt)), served.border().settings.request_timeout_s
+    if valid.calls is not None:
+        answer = with_calls(answer, valid.calls)
     if not body.stream:
         return JSONResponse(await while_connected(request, _whole(answer, shape, valid, timeout_s)))
     with_usage = body.stream_options is not None and body.stream_options.include_usage
@@ -169,7 +172,7 @@ async def _events(
     async with aclosing(pieces):
         try:
             async for deltas in pieces:
-                chunks = [event(shape.chunk(delta)) for delta in deltas]
+                chunks = [event(chunk) for delta in deltas for chunk in shape.chunks(delta)]
                 if shape.chat and not tokens and deltas:
                     chunks = [*(event(shape.opening(index)) for index in range(valid.n)), *chunks]
                 tokens |= {delta.index: delta.tokens for delta in deltas}

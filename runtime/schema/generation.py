@@ -1,7 +1,7 @@
 """`model_config.generation`: how a model generates. All of it is hot: it changes without a restart."""
 
 from string import Formatter
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -89,6 +89,10 @@ def _has_instruction(prompt_format: str | None) -> str | None:
     return prompt_format
 
 
+ToolFormatName = Literal["hermes", "llama3", "mistral", "mistral-args", "phi4-mini", "deepseek-r1", "deepseek-v3.1"]
+"""The rows of `runtime.text.tools`, which holds what they mean."""
+
+
 class GenerationConfig(Schema):
     """Batching, sampling defaults, prompt format and stops."""
 
@@ -104,3 +108,5 @@ class GenerationConfig(Schema):
     stopping_sequences: Annotated[list[StopSequence], BeforeValidator(_listed), AfterValidator(_no_empty_stop)] = []
     """Where an answer ends, besides the model's end token: strings, token ids, or lists of token ids that must
     follow each other. The stop itself is not sent."""
+    tool_format: ToolFormatName | None = None
+    """How the model writes tool calls. Left out, it follows from the model's chat template where that shows it."""

@@ -17,7 +17,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, NoReturn
 
-from jinja2 import Template, TemplateError
+from jinja2 import Template, TemplateError, nodes
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -39,6 +39,15 @@ _PROGRAM_ERRORS = (
     ValueError,
 )
 """What a program of somebody else's may raise while it runs."""
+
+
+def reads(source: str, variable: str) -> bool:
+    """Whether the template looks at the variable; what is no template does not. It is parsed for that, and not run."""
+    try:
+        names = _environment().parse(source).find_all(nodes.Name)
+        return any(name.name == variable and name.ctx == "load" for name in names)
+    except (TemplateError, RecursionError):
+        return False
 
 
 def main() -> None:
@@ -93,9 +102,15 @@ def _environment() -> ImmutableSandboxedEnvironment:
     return environment
 
 
-def _to_json(value: Any, indent: int | None = None) -> str:
-    """Jinja's own filter escapes HTML, which models have not been trained on."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Jinja's own filter escapes HTML, which models have not been trained on. The arguments are transformers'."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _raise_exception(message: str) -> NoReturn:

@@ -4,7 +4,7 @@ A token whose text a stop has cut is not sent, nor is one that was a part of the
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from runtime.engines.contract import ScoredToken, Tokenizer
@@ -28,8 +28,16 @@ class Score:
 class Transcript:
     """Feed it each token of the answer; it returns the text that may be sent."""
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[StopSequence], min_new_tokens: int = 0) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stops: Sequence[StopSequence],
+        min_new_tokens: int = 0,
+        marks: Collection[bytes] = frozenset(),
+    ) -> None:
+        """`marks`: control tokens that are text here, by their names."""
         self._tokenizer = tokenizer
+        self._marks = marks
         self._detokenizer = Detokenizer()
         self._matcher = StopMatcher(stops)
         self._min_new_tokens = min_new_tokens
@@ -46,7 +54,7 @@ class Transcript:
     def feed(self, token: int) -> str:
         """The text that is safe to send now."""
         self.tokens += 1
-        text = self._detokenizer.feed(self._tokenizer.piece(token))
+        text = self._detokenizer.feed(self._tokenizer.piece(token) or self._mark(token))
         if isinstance(token, ScoredToken):
             end = self._read + len(text) + self._detokenizer.is_inside_character
             is_empty = end == self._read  # what comes next says whether it was the beginning of a stop
@@ -55,6 +63,12 @@ class Transcript:
         sent = self._matcher.feed(token, text, may_stop=self.tokens > self._min_new_tokens)
         self._sent += len(sent)
         return sent
+
+    def _mark(self, token: int) -> bytes:
+        if not self._marks:
+            return b""
+        label = self._tokenizer.label(token)
+        return label if label in self._marks else b""
 
     def flush(self) -> str:
         """What was held back, now that the answer has ended."""

@@ -224,6 +224,7 @@ DEFECTS: list[Callable[[dict, random.Random], str]] = [
     value_of(("deployment_config", "autoscaling_config", "min_replicas"), 9, -1, "one"),
     value_of(("model_config", "initialization", "runtime_env", "env_vars"), {"A": 1}, {"A": True}, []),
     value_of(("model_config", "generation", "prompt_format"), "no placeholder", "{instruction", "{x}", 5),
+    value_of(("model_config", "generation", "tool_format"), "herms", 5, ["hermes"], True),
 ]  # fmt: skip
 
 

@@ -123,7 +123,7 @@ async def test_do_sample_false_is_greedy_until_the_request_says_otherwise(make_c
         ({"structured_outputs": {"json": {}}}, 400, "structured_outputs", None),
         ({"guided_json": {"type": "object"}}, 400, "guided_json", None),
         ({"echo": True}, 400, "echo", None),
-        ({"tools": [{"type": "function"}]}, 400, "tools", None),
+        ({"tools": [{"type": "function"}]}, 400, "tools.0.function", None),
         ({"stop": ["a", "b", "c", "d", "e"]}, 400, None, None),
         ({"model": "acme/other"}, 404, "model", "model_not_found"),
     ],
