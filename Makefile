@@ -51,4 +51,4 @@ bench: setup  ## figures: builds and engines next to others; streams through Ray
 	@$(BIN)/python -m benchmarks.streams
 
 clean:  ## remove what setup and the tools have made
-	rm -rf .venv .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf .venv .clients .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -26,7 +26,8 @@ from runtime.schema.scaling import ScalingConfig
 from runtime.schema.weights import RepositoryName, S3MirrorConfig
 
 RESERVED_NAMES = frozenset({
-    "docs", "gateway", "health", "metadata", "metrics", "models", "openapi.json", "query", "v1",
+    "detokenize", "docs", "gateway", "health", "metadata", "metrics", "models", "openapi.json", "query", "tokenize",
+    "v1",
 })  # fmt: skip
 """No model may be called so: a model's name is its route, and would hide one of the gateway's, or the gateway."""
 

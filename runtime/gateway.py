@@ -19,6 +19,7 @@ from opentelemetry.trace import Tracer
 
 from runtime import metrics, tracing
 from runtime.access.visit import current_visit
+from runtime.api.gate import path_of
 from runtime.api.observed import Watch
 from runtime.api.protection import ProtectedApp
 from runtime.api.query import add_query_routes
@@ -37,6 +38,8 @@ from runtime.errors import (
 )
 from runtime.metrics import GATEWAY_METRICS, Metrics
 
+FORWARDED = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize")
+"""Routes of each model's own application that the gateway has too: the request's `model` says which is meant."""
 OWN_ENTRY_S = 2.0
 """How long a client that asks about a model waits for what the model says of itself."""
 
@@ -100,18 +103,8 @@ class Gateway:
         async def numbers() -> Response:
             return Response(self._counts.text(), media_type=metrics.CONTENT_TYPE)
 
-        @app.post("/v1/chat/completions")
-        async def chat(request: Request) -> Response:
-            return await self._forward(request, "/v1/chat/completions")
-
-        @app.post("/v1/completions")
-        async def completions(request: Request) -> Response:
-            return await self._forward(request, "/v1/completions")
-
-        @app.post("/v1/embeddings")
-        async def embeddings(request: Request) -> Response:
-            return await self._forward(request, "/v1/embeddings")
-
+        for path in FORWARDED:
+            app.add_api_route(path, self._forward, methods=["POST"], name=path)
         return app
 
     def ids(self) -> Sequence[str]:
@@ -131,7 +124,8 @@ class Gateway:
         model = self._find(model_id)
         return await self._respond(model, await self._post(request, model, path, body))
 
-    async def _forward(self, request: Request, path: str) -> Response:
+    async def _forward(self, request: Request) -> Response:
+        path = path_of(request.scope)
         body = await request.body()
         model = self._find(_model_of(body))
         answer = await while_connected(request, self._post(request, model, path, body))

@@ -36,12 +36,13 @@ class Meter:
             raise
 
     @contextmanager
-    def request(self, request: ValidRequest) -> Iterator["Observed"]:
-        """A request that was admitted, from its beginning to its end, however it comes."""
-        self.add(metrics.PROMPT_TOKENS, len(request.prompt))
-        for name in request.ignored:
+    def request(self, *prompts: ValidRequest) -> Iterator["Observed"]:
+        """A request that was admitted, with all its prompts, from its beginning to its end, however it comes."""
+        tokens, answers = sum(len(each.prompt) for each in prompts), sum(each.n for each in prompts)
+        self.add(metrics.PROMPT_TOKENS, tokens)
+        for name in prompts[0].ignored:
             self.add(metrics.IGNORED_FIELDS, 1, self._fields.label(name))
-        observed = Observed(self, request, self._clock)
+        observed = Observed(self, tokens, answers, self._clock)
         try:
             yield observed
         except LLMServeError:
@@ -77,17 +78,17 @@ class Meter:
 class Observed:
     """One request under way."""
 
-    def __init__(self, meter: Meter, request: ValidRequest, clock: Clock) -> None:
+    def __init__(self, meter: Meter, prompt_tokens: int, answers: int, clock: Clock) -> None:
         self._meter = meter
         self._clock = clock
         self._begin = clock()
-        self._request = request
-        self._open = set(range(request.n))
-        self._waiting = set(range(request.n))
+        self._prompt_tokens = prompt_tokens
+        self._open = set(range(answers))
+        self._waiting = set(range(answers))
         self._last: dict[int, tuple[float, int]] = {}
         """When the last piece of each answer came, and how many tokens it had then."""
         self._reasons: list[str] = []
-        meter.waiting += request.n
+        meter.waiting += answers
         meter.show_load()
 
     def in_slot(self, index: int) -> None:
@@ -131,7 +132,7 @@ class Observed:
             self._meter.add(metrics.REQUEST_DURATION, self._clock() - self._begin)
             tracing.annotate(
                 {
-                    "gen_ai.usage.input_tokens": len(self._request.prompt),
+                    "gen_ai.usage.input_tokens": self._prompt_tokens,
                     "gen_ai.usage.output_tokens": sum(tokens for _, tokens in self._last.values()),
                     "gen_ai.response.finish_reasons": self._reasons,
                 }

@@ -94,15 +94,21 @@ class Replica:
         engine, settings = self._loaded()
         return Border(engine.tokenizer, self._template, engine.limits, settings, self.adapters)
 
-    async def answer(self, request: ValidRequest) -> AsyncGenerator[Delta, None]:
+    async def answer(self, *requests: ValidRequest) -> AsyncGenerator[Delta, None]:
         """The answers in pieces; closing frees their slots.
 
-        Raises OverloadedError and RequestError at the first, EngineError at any.
+        They take a place each, but no more than there are slots: those beyond wait for the first to end. Raises
+        OverloadedError and RequestError at the first, EngineError at any.
         """
-        meter = self._meter
-        with meter.errors(), self._admission.admit(request.n), meter.request(request) as observed:
-            await self._check(request)
-            answers = [self._one_answer(request, index, observed) for index in range(request.n)]
+        wanted = [(request, number) for request in requests for number in range(request.n)]
+        places, meter = min(len(wanted), self._loaded()[1].generation.max_batch_size), self._meter
+        with meter.errors(), self._admission.admit(places), meter.request(*requests) as observed:
+            await self._check(requests[0])
+            turns = asyncio.Semaphore(places)
+            answers = [
+                self._one_answer(request.sampled(number), index, turns, observed)
+                for index, (request, number) in enumerate(wanted)
+            ]
             async with aclosing(answers[0] if len(answers) == 1 else _merged(answers)) as deltas:
                 async for delta in deltas:
                     observed.piece(delta)
@@ -128,12 +134,14 @@ class Replica:
             except GrammarError as error:
                 raise RequestError(f"{constraint.source}: {error}", constraint.source) from error
 
-    async def _one_answer(self, request: ValidRequest, index: int, observed: Observed) -> AsyncGenerator[Delta, None]:
+    async def _one_answer(
+        self, request: ValidRequest, index: int, turns: asyncio.Semaphore, observed: Observed
+    ) -> AsyncGenerator[Delta, None]:
         engine, _ = self._loaded()
-        sampling = request.sampling_of(index)
-        transcript = Transcript(engine.tokenizer, request.stops, sampling.min_new_tokens, request.marks)
-        text = request.echo
-        async with aclosing(engine.generate(request.prompt, sampling)) as batches:
+        sampling = request.sampling
+        transcript = Transcript(engine.tokenizer, request.stops, sampling.min_new_tokens, request.marks, request.echo)
+        text = request.echo.text
+        async with turns, aclosing(engine.generate(request.prompt, sampling)) as batches:
             async for tokens in batches:
                 observed.in_slot(index)
                 for token in tokens:

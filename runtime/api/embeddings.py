@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt
 
+from runtime.api.protocol import each_of
 from runtime.api.requests import Border
 from runtime.api.wire import Wire
 from runtime.errors import ContextLengthError, RequestError
@@ -36,11 +37,7 @@ class EmbeddingRequest(Wire):
     @property
     def inputs(self) -> Sequence[str | list[int]]:
         """Each by itself."""
-        if isinstance(self.input, str):
-            return [self.input]
-        if isinstance(self.input[0], int):
-            return [[token for token in self.input if isinstance(token, int)]]
-        return [each for each in self.input if not isinstance(each, int)]
+        return each_of(self.input)
 
 
 def prompts_of(request: EmbeddingRequest, border: Border) -> list[tuple[int, ...]]:

@@ -6,9 +6,9 @@ Source: OpenAI API reference, "Chat completions" and "Completions"; `top_k`, `mi
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, NonNegativeInt, model_validator
+from pydantic import AfterValidator, ConfigDict, Discriminator, Field, NonNegativeInt, Tag, model_validator
 
 from runtime.api.messages import ChatMessage, ToolChoice, Tools, check_answers
 from runtime.api.wire import Wire
@@ -24,6 +24,10 @@ MAX_ANSWERS = 16
 MAX_BIASES = 1024
 """Tokens whose logits a request may change."""
 MAX_MESSAGES = 1024
+MAX_PROMPTS = 128
+"""Prompts of a request."""
+MAX_SCORED_TOKENS = 1 << 17
+"""Tokens of prompts that a request may have scored; each takes about a kilobyte until it is sent."""
 MAX_TOKENS_FIELD = 1 << 20
 """Upper bound of every count of tokens in a request; the model's context is checked later."""
 
@@ -31,6 +35,9 @@ Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 Stops = Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)]
 StopTokens = Annotated[list[NonNegativeInt], Field(min_length=1, max_length=MAX_STOP_TOKENS)]
 TokenCount = Annotated[int, Field(ge=1, le=MAX_TOKENS_FIELD)]
+TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
+"""The model's vocabulary is checked later."""
+TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 TokenKey = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 """A token's id where it is a key in JSON."""
 Bias = Annotated[float, Field(ge=-100, le=100)]
@@ -90,12 +97,31 @@ class ResponseFormat(Wire):
         return self
 
 
-class GenerateRequest(Wire):
-    """What both routes have in common."""
+class ModelRequest(Wire):
+    """What concerns one of the models."""
 
     model_config = ConfigDict(extra="allow")
 
     model: Annotated[str, Field(max_length=256)] = ""
+
+    def refused(self) -> str | None:
+        """The first field that asks for what is not offered."""
+        for name, value in (self.model_extra or {}).items():
+            only = OFFERED_ONLY.get(name)
+            if (name in NOT_OFFERED and value) or (only is not None and value not in (None, *only)):
+                return name
+        return None
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """The fields that nobody knows."""
+        known = NOT_OFFERED | OFFERED_ONLY.keys()
+        return tuple(name for name in self.model_extra or () if name not in known)
+
+
+class GenerateRequest(ModelRequest):
+    """What both routes that answer have in common."""
+
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     max_tokens: TokenCount | None = None
@@ -118,20 +144,6 @@ class GenerateRequest(Wire):
     best_of: int | None = None
     """Nothing but what `n` is."""
 
-    def refused(self) -> str | None:
-        """The first field that asks for what is not offered."""
-        for name, value in (self.model_extra or {}).items():
-            only = OFFERED_ONLY.get(name)
-            if (name in NOT_OFFERED and value) or (only is not None and value not in (None, *only)):
-                return name
-        return None
-
-    @property
-    def ignored(self) -> tuple[str, ...]:
-        """The fields that nobody knows."""
-        known = NOT_OFFERED | OFFERED_ONLY.keys()
-        return tuple(name for name in self.model_extra or () if name not in known)
-
 
 class ChatRequest(GenerateRequest):
     """POST /v1/chat/completions."""
@@ -147,14 +159,69 @@ class ChatRequest(GenerateRequest):
     """`false`: one call at the most."""
 
 
-class CompletionRequest(GenerateRequest):
-    """POST /v1/completions. The prompt goes to the model as it is, without `prompt_format` or chat template."""
+Text = Annotated[str, Field(min_length=1)]
 
-    prompt: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1, max_length=1)]
+
+def _kind(prompt: Any) -> str:
+    """Which of the four kinds of prompt it is meant to be, so that an error is told of that one alone."""
+    if not isinstance(prompt, list):
+        return "text"
+    first = prompt[0] if prompt else ""
+    return "tokens" if isinstance(first, int) else "token_lists" if isinstance(first, list) else "texts"
+
+
+Prompt = Annotated[
+    Annotated[Text, Tag("text")]
+    | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS), Tag("texts")]
+    | Annotated[TokenIds, Tag("tokens")]
+    | Annotated[list[TokenIds], Field(max_length=MAX_PROMPTS), Tag("token_lists")],
+    Discriminator(_kind),
+]
+
+
+def each_of(given: str | list[str] | list[int] | list[list[int]]) -> list[str | list[int]]:
+    """One text or several, one list of token ids or several: each by itself."""
+    if isinstance(given, str):
+        return [given]
+    if isinstance(given[0], int):
+        return [[token for token in given if isinstance(token, int)]]
+    return [each for each in given if not isinstance(each, int)]
+
+
+class CompletionRequest(GenerateRequest):
+    """POST /v1/completions. A prompt goes to the model as it is, without `prompt_format` or chat template."""
+
+    prompt: Prompt
+    """One or several, as text or as token ids."""
+    max_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS_FIELD)] | None = None
+    """0 only with `echo`."""
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
 
     @property
-    def text(self) -> str:
-        """The one prompt."""
-        return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
+    def prompts(self) -> list[str | list[int]]:
+        """Each by itself."""
+        return each_of(self.prompt)
+
+
+class TokenizeRequest(ModelRequest):
+    """POST /tokenize: a prompt as a completion takes it, or messages as a chat does."""
+
+    prompt: str | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
+    add_special_tokens: bool = True
+    """With the start token that the model wants."""
+    return_token_strs: bool = False
+    """Each token by its text, too."""
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give either `prompt` or `messages`")
+        return self
+
+
+class DetokenizeRequest(ModelRequest):
+    """POST /detokenize."""
+
+    tokens: list[TokenId]

@@ -8,7 +8,7 @@ from runtime.access.visit import current_visit
 from runtime.api.calls import calls_asked_for, forced_by, known_format, messages_of
 from runtime.api.formats import constraint_of
 from runtime.api.messages import ChatMessage
-from runtime.api.protocol import ChatRequest, CompletionRequest, GenerateRequest
+from runtime.api.protocol import MAX_SCORED_TOKENS, ChatRequest, CompletionRequest, GenerateRequest
 from runtime.application import ModelSettings
 from runtime.engines.contract import Limits, Sampling, Tokenizer
 from runtime.errors import ContextLengthError, RequestError
@@ -16,20 +16,21 @@ from runtime.schema.generation import SEEDS, GenerateKwargs, StopSequence
 from runtime.text.calls import Calls
 from runtime.text.prompt import ChatTemplate, format_instructions
 from runtime.text.tools import Tool
+from runtime.text.transcript import NO_ECHO, Echo
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class ValidRequest:
-    """A request that the engine can carry out."""
+    """A prompt that the engine can answer."""
 
     prompt: tuple[int, ...]
     sampling: Sampling
     stops: tuple[StopSequence, ...]
     n: int = 1
     """Answers."""
-    echo: str = ""
+    echo: Echo = NO_ECHO
     """What each begins with."""
     ignored: tuple[str, ...] = ()
     """Fields of the wire request that nobody knows."""
@@ -41,11 +42,11 @@ class ValidRequest:
         """Control tokens that are a part of what is read."""
         return frozenset() if self.calls is None else self.calls.format.marks
 
-    def sampling_of(self, index: int) -> Sampling:
-        """That of one answer: with the same seed, all would be the same."""
+    def sampled(self, number: int) -> "ValidRequest":
+        """One of the answers: with the same seed, all would be the same."""
         if self.sampling.seed is None:
-            return self.sampling
-        return replace(self.sampling, seed=(self.sampling.seed + index) % SEEDS)
+            return self
+        return replace(self, sampling=replace(self.sampling, seed=(self.sampling.seed + number) % SEEDS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,38 +92,74 @@ class Border:
             raise RequestError(problem, "messages")
         return self.template.render(messages, tools, known_format(self.template, self.settings.generation))
 
-    def completion(self, request: CompletionRequest) -> ValidRequest:
-        """Raises RequestError."""
+    def completion(self, request: CompletionRequest) -> list[ValidRequest]:
+        """One for each prompt. Raises RequestError."""
         self.check_makes("answers")
-        if request.echo and request.logprobs is not None:
-            raise RequestError("echo together with logprobs needs the prompt's, which are not offered", "echo")
-        valid = self._valid(request.text, request, request.max_tokens, request.logprobs, "prompt")
-        return replace(valid, echo=request.text) if request.echo else valid
+        if request.max_tokens == 0 and not request.echo:
+            raise RequestError("max_tokens: 0 leaves nothing to answer without `echo: true`", "max_tokens")
+        prompts = request.prompts
+        params = ["prompt"] if len(prompts) == 1 else [f"prompt.{number}" for number in range(len(prompts))]
+        valid = [self._completion(prompt, request, param) for prompt, param in zip(prompts, params, strict=True)]
+        if (scored := sum(each.n * len(each.echo.tokens) for each in valid)) > MAX_SCORED_TOKENS:
+            problem = f"the echoes have {scored} tokens; at most {MAX_SCORED_TOKENS} are scored together"
+            raise RequestError(problem, "prompt")
+        return valid
+
+    def _completion(self, prompt: str | Sequence[int], request: CompletionRequest, param: str) -> ValidRequest:
+        valid = self._valid(prompt, request, request.max_tokens, request.logprobs, param)
+        if not request.echo:
+            return valid
+        text = self.text_of(prompt)
+        if request.logprobs is None:
+            return replace(valid, echo=Echo(text))
+        return replace(valid, sampling=replace(valid.sampling, echo=True), echo=Echo(text, valid.prompt))
+
+    def tokens_of(self, prompt: str | Sequence[int], param: str) -> tuple[int, ...]:
+        """A prompt's tokens. Raises RequestError where it has none, or some that the model does not know."""
+        tokens = tuple(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
+        if not tokens:
+            raise RequestError("the prompt is empty", param)
+        self.check_tokens(tokens, param)
+        return tokens
+
+    def check_tokens(self, tokens: Sequence[int], param: str) -> None:
+        """Raises RequestError where the model does not know one."""
+        size, most = self.limits.vocabulary_size, max(tokens, default=0)
+        if most >= size:
+            raise RequestError(f"this model's tokens are below {size}, and one is {most}", param)
+
+    def text_of(self, prompt: str | Sequence[int]) -> str:
+        """A prompt as text; its tokens are the model's."""
+        return prompt if isinstance(prompt, str) else self.tokenizer.decode(prompt)
 
     def _valid(
-        self, text: str, request: GenerateRequest, max_tokens: int | None, logprobs: int | None, param: str
+        self,
+        prompt: str | Sequence[int],
+        request: GenerateRequest,
+        max_tokens: int | None,
+        logprobs: int | None,
+        param: str,
     ) -> ValidRequest:
         self._check(request)
         if logprobs is not None and logprobs > (most := self.limits.logprobs):
             name = "top_logprobs" if isinstance(request, ChatRequest) else "logprobs"
             raise RequestError(f"{name}: this model gives at most {most}", name)
+        tokens = self.tokens_of(prompt, param)
         words = self.settings.max_input_words
-        if words is not None and (given := len(text.split())) > words:
+        if words is not None and (given := len(self.text_of(prompt).split())) > words:
             raise ContextLengthError(f"the prompt has {given} words; this model takes at most {words}", param)
-        prompt = tuple(self.tokenizer.encode(text))
-        if not prompt:
-            raise RequestError("the prompt is empty", param)
         defaults = self.settings.generation.generate_kwargs
-        room = self._room(len(prompt), max_tokens, param)
+        room = self._room(len(tokens), max_tokens, param)
+        wanted = defaults.max_new_tokens if max_tokens is None else max_tokens
         if max_tokens is not None and (request.min_tokens or 0) > max_tokens:
             problem = f"min_tokens ({request.min_tokens}) is above the answer's longest length ({max_tokens})"
             raise RequestError(problem, "min_tokens")
-        sampling = _sampling(request, defaults, min(max_tokens or defaults.max_new_tokens, room), logprobs)
+        sampling = _sampling(request, defaults, min(wanted, room), logprobs)
         if constraint := constraint_of(request.response_format):
             sampling = replace(sampling, constraint=constraint, min_new_tokens=0)
         requested = [request.stop] if isinstance(request.stop, str) else request.stop or []
         return ValidRequest(
-            prompt=prompt,
+            prompt=tokens,
             sampling=replace(sampling, adapter=request.model if request.model in self.adapters else None),
             stops=(*self.settings.generation.stopping_sequences, *requested, *(request.stop_token_ids or ())),
             n=request.n or 1,

@@ -141,7 +141,9 @@ def _tool_calls(pieces: Sequence[CallPiece], *, streamed: bool) -> list[Body]:
 
 def _chat_logprobs(scores: Sequence[Score]) -> Body:
     content = [
-        _token(score.label, score.logprob) | {"top_logprobs": [_token(*each) for each in score.top]} for score in scores
+        _token(score.label, score.logprob) | {"top_logprobs": [_token(*each) for each in score.top]}
+        for score in scores
+        if score.logprob is not None  # a chat echoes no prompt
     ]
     return {"content": content, "refusal": None}
 
@@ -151,15 +153,18 @@ def _token(label: bytes, logprob: float) -> Body:
 
 
 def _completion_logprobs(scores: Sequence[Score]) -> Body:
-    tops = []
+    tops: list[dict[str, float] | None] = []
     for score in scores:
+        if score.logprob is None:
+            tops.append(None)
+            continue
         top: dict[str, float] = {}
         for label, logprob in (*score.top, (score.label, score.logprob)):  # pieces of characters may look the same
             top.setdefault(label.decode("utf-8", "replace"), _finite(logprob))
         tops.append(top)
     return {
         "tokens": [score.label.decode("utf-8", "replace") for score in scores],
-        "token_logprobs": [_finite(score.logprob) for score in scores],
+        "token_logprobs": [None if score.logprob is None else _finite(score.logprob) for score in scores],
         "top_logprobs": tops,
         "text_offset": [score.offset for score in scores],
     }

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Annotated, Any, Protocol
 
 from fastapi import Body, FastAPI, Request
@@ -25,6 +26,7 @@ from runtime.api.refusal import error_response
 from runtime.api.requests import Border, ValidRequest
 from runtime.api.responses import Delta, Shape, Usage, error_body, joined, model_entry
 from runtime.api.sse import DONE, HEARTBEAT, EventStream, event, while_connected
+from runtime.api.tokens import add_token_routes
 from runtime.application import ModelDetails
 from runtime.errors import LLMServeError, ModelNotFoundError, RequestError
 from runtime.metrics import CONTENT_TYPE, RESPONSES, Metrics
@@ -46,8 +48,10 @@ class Served(Protocol):
     def border(self) -> Border:
         """What parses requests, under the settings of this moment."""
 
-    def answer(self, request: ValidRequest) -> AsyncGenerator[Delta, None]:
-        """The answers in pieces. Raises OverloadedError at the first one, EngineError at any."""
+    def answer(self, *requests: ValidRequest) -> AsyncGenerator[Delta, None]:
+        """The answers in pieces, those of a request one after the other by their index. Raises OverloadedError at the
+        first piece, EngineError at any.
+        """
 
     async def embed(self, prompts: Sequence[Sequence[int]]) -> Sequence[Sequence[float]]:
         """Their vectors. Raises OverloadedError, EngineError."""
@@ -93,7 +97,7 @@ def create_app(served: Served, tracer: Tracer = tracing.NOBODY) -> FastAPI:
     async def chat(body: Annotated[ChatRequest, Body()], request: Request) -> Response:
         _check_model(served, body.model)
         valid = await asyncio.to_thread(served.border().chat, body)  # the model's template takes its time
-        return await _respond(request, served, body, valid, chat=True)
+        return await _respond(request, served, body, [valid], chat=True)
 
     @app.post("/v1/completions")
     async def completions(body: Annotated[CompletionRequest, Body()], request: Request) -> Response:
@@ -112,6 +116,7 @@ def create_app(served: Served, tracer: Tracer = tracing.NOBODY) -> FastAPI:
         current_visit().take(prompt=tokens)
         return JSONResponse(embeddings_body(body, served.model_id, vectors, tokens))
 
+    add_token_routes(app, served.border, partial(_check_model, served))
     return app
 
 
@@ -137,12 +142,14 @@ def _entry(served: Served, name: str) -> dict[str, Any]:
 
 
 async def _respond(
-    request: Request, served: Served, body: GenerateRequest, valid: ValidRequest, *, chat: bool
+    request: Request, served: Served, body: GenerateRequest, valid: Sequence[ValidRequest], *, chat: bool
 ) -> Response:
-    shape = Shape(body.model or served.model_id, chat, valid.sampling.logprobs is not None, valid.calls is not None)
-    answer, timeout_s = counted(served.answer(valid), len(valid.prompt)), served.border().settings.request_timeout_s
-    if valid.calls is not None:
-        answer = with_calls(answer, valid.calls)
+    one = valid[0]
+    shape = Shape(body.model or served.model_id, chat, one.sampling.logprobs is not None, one.calls is not None)
+    answer = counted(served.answer(*valid), _prompt_tokens(valid))
+    timeout_s = served.border().settings.request_timeout_s
+    if one.calls is not None:
+        answer = with_calls(answer, one.calls)
     if not body.stream:
         return JSONResponse(await while_connected(request, _whole(answer, shape, valid, timeout_s)))
     with_usage = body.stream_options is not None and body.stream_options.include_usage
@@ -152,19 +159,27 @@ async def _respond(
     return EventStream(events, first=first)
 
 
+def _prompt_tokens(valid: Sequence[ValidRequest]) -> int:
+    return sum(len(each.prompt) for each in valid)
+
+
+def _answers(valid: Sequence[ValidRequest]) -> int:
+    return sum(each.n for each in valid)
+
+
 async def _whole(
-    answer: AsyncGenerator[Delta, None], shape: Shape, valid: ValidRequest, timeout_s: float | None
+    answer: AsyncGenerator[Delta, None], shape: Shape, valid: Sequence[ValidRequest], timeout_s: float | None
 ) -> dict[str, object]:
-    pieces: list[list[Delta]] = [[] for _ in range(valid.n)]
+    pieces: list[list[Delta]] = [[] for _ in range(_answers(valid))]
     async with deadline(timeout_s), aclosing(answer):
         async for delta in answer:
             pieces[delta.index].append(delta)
     answers = [joined(each) for each in pieces]
-    return shape.whole(answers, Usage(len(valid.prompt), sum(each.tokens for each in answers)))
+    return shape.whole(answers, Usage(_prompt_tokens(valid), sum(each.tokens for each in answers)))
 
 
 async def _events(
-    pieces: AsyncGenerator[Sequence[Delta], None], shape: Shape, valid: ValidRequest, *, with_usage: bool
+    pieces: AsyncGenerator[Sequence[Delta], None], shape: Shape, valid: Sequence[ValidRequest], *, with_usage: bool
 ) -> AsyncGenerator[bytes, None]:
     """The stream. A fault before it has begun is raised; after that it is one error event, and there is no [DONE]."""
     tokens: dict[int, int] = {}
@@ -174,7 +189,7 @@ async def _events(
             async for deltas in pieces:
                 chunks = [event(chunk) for delta in deltas for chunk in shape.chunks(delta)]
                 if shape.chat and not tokens and deltas:
-                    chunks = [*(event(shape.opening(index)) for index in range(valid.n)), *chunks]
+                    chunks = [*(event(shape.opening(index)) for index in range(_answers(valid))), *chunks]
                 tokens |= {delta.index: delta.tokens for delta in deltas}
                 has_begun = True
                 yield b"".join(chunks) or HEARTBEAT
@@ -184,7 +199,7 @@ async def _events(
             yield event(error_body(error))
             return
     if with_usage:
-        yield event(shape.usage_chunk(Usage(len(valid.prompt), sum(tokens.values()))))
+        yield event(shape.usage_chunk(Usage(_prompt_tokens(valid), sum(tokens.values()))))
     yield DONE
 
 

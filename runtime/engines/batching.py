@@ -11,10 +11,10 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
-from runtime.engines.contract import Batching, Constraint, Engine, Limits, Sampling, Tokenizer
+from runtime.engines.contract import Batching, Constraint, EndToken, Engine, Limits, Sampling, ScoredToken, Tokenizer
 from runtime.engines.grammar.matcher import Grammars, Matcher
 from runtime.errors import EngineDeadError, EngineError, GrammarError
 
@@ -45,6 +45,12 @@ class Request:
     position: int = 0
     """Tokens that it has seen."""
     generated: int = 0
+    scored: list[ScoredToken] = field(default_factory=list)
+    """Tokens of a prompt that is echoed, as a step has told of them; they go to the answer after it."""
+
+    def to_score(self, share: int) -> Sequence[int]:
+        """What follows each of the next `share` tokens of a prompt that is echoed; nothing follows the last."""
+        return self.prompt[self.position + 1 : self.position + share + 1] if self.sampling.echo else ()
 
 
 class Runner(ABC):
@@ -67,6 +73,7 @@ class Runner(ABC):
 
         Returns the next token of each request that has nothing left pending then, or the error that ends it alone. The
         token is one that the request's matcher allows.
+        What follows each token of a prompt that is echoed goes to `scored`.
         Raises EngineError that ends all, and EngineDeadError where nothing can come after it; so do the other methods.
         """
 
@@ -345,6 +352,8 @@ class Scheduler:
         for request, share in shares.items():
             request.position += share
             request.pending = request.pending[share:]
+            self.news += ((request.answer, token) for token in request.scored)
+            request.scored.clear()
         for request, token in tokens.items():
             if isinstance(token, EngineError):
                 self._end(request, token)
@@ -374,7 +383,10 @@ class Scheduler:
         return shares
 
     def _take_token(self, request: Request, token: int) -> None:
-        if token in self.runner.end_tokens:
+        sampling, is_end = request.sampling, token in self.runner.end_tokens
+        if is_end and sampling.echo and sampling.max_new_tokens and isinstance(token, ScoredToken):
+            self.news.append((request.answer, EndToken(token, token.logprob, token.top)))
+        if is_end or not sampling.max_new_tokens:
             self._end(request, None)
             return
         request.generated += 1
@@ -384,7 +396,7 @@ class Scheduler:
         if request.matcher:
             request.matcher.accept([token])
             at_its_end |= request.matcher.must_end
-        if request.generated >= request.sampling.max_new_tokens or at_its_end:
+        if request.generated >= sampling.max_new_tokens or at_its_end:
             self._end(request, None)
 
     def _end(self, request: Request, last_item: EngineError | None) -> None:

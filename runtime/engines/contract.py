@@ -28,6 +28,7 @@ class Sampling:
     """How to choose the tokens of one answer. Every value is in range; ranges are the border's business."""
 
     max_new_tokens: int
+    """0: the prompt is read, and that is all."""
     min_new_tokens: int = 0
     temperature: float = 1.0
     """0: always the most likely token."""
@@ -49,6 +50,9 @@ class Sampling:
     """Only tokens that keep to it are chosen, and the end token only where it allows an end: so no `min_new_tokens`."""
     adapter: str | None = None
     """One of the initializer's `adapters`, which the model answers with."""
+    echo: bool = False
+    """Give the prompt's tokens too, from the second on (nothing comes before the first), and an EndToken, all scored;
+    needs `logprobs`."""
 
 
 class ScoredToken(int):
@@ -65,6 +69,10 @@ class ScoredToken(int):
 
     def __getnewargs__(self) -> tuple[int, float, tuple[tuple[int, float], ...]]:  # type: ignore[override]
         return int(self), self.logprob, self.top
+
+
+class EndToken(ScoredToken):
+    """The model's end token: the last of an answer that echoes its prompt, where there is room for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +108,12 @@ class Tokenizer(ABC):
     """Names that chat templates know (`bos_token`, `eos_token`) and their text."""
 
     @abstractmethod
-    def encode(self, text: str) -> list[int]:
-        """Tokens of a prompt. Special tokens in it are recognised; a start token that the model wants is added."""
+    def encode(self, text: str, *, start: bool = True) -> list[int]:
+        """Tokens of a prompt. Special tokens in it are recognised; `start` adds those that the model wants."""
+
+    @abstractmethod
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of a prompt, control tokens by their names. What is not UTF-8 becomes U+FFFD."""
 
     @abstractmethod
     def piece(self, token: int) -> bytes:
@@ -122,7 +134,7 @@ class Engine(ABC):
     limits: Limits
 
     def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[list[int], None]:
-        """The tokens of an answer as they are ready, one or more at a time, without the end token.
+        """The tokens of an answer as they are ready, one or more at a time, without the end token unless it echoes.
 
         The first list may be empty: it says that the answer has a slot now.
         It ends at the model's end token or after `max_new_tokens`. Closing it frees the slot. Requests beyond

@@ -104,6 +104,7 @@ HEAVY_IN = {
     "runtime/api/refusal.py": {"starlette"},
     "runtime/api/routes.py": {"fastapi", "opentelemetry", "starlette"},
     "runtime/api/sse.py": {"starlette"},
+    "runtime/api/tokens.py": {"fastapi"},
     "runtime/engines/deepspeed/engine.py": {"deepspeed", "torch", "transformers"},
     "runtime/engines/deepspeed/group.py": {"torch", "transformers"},
     "runtime/engines/grammar/matcher.py": {"llguidance", "numpy"},

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 import httpx
 
 from runtime.application import ModelArguments, ModelSettings
-from runtime.engines.contract import Batching, Constraint, Engine, Limits, Sampling, ScoredToken, Tokenizer
+from runtime.engines.contract import Batching, Constraint, EndToken, Engine, Limits, Sampling, ScoredToken, Tokenizer
 from runtime.errors import EngineError, GrammarError
 
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
@@ -19,8 +19,11 @@ class ByteTokenizer(Tokenizer):
     chat_template = TEMPLATE
     special_tokens = {"bos_token": "<s>"}
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, start: bool = True) -> list[int]:
         return list(text.encode())
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return b"".join(map(self.label, tokens)).decode("utf-8", "replace")
 
     def piece(self, token: int) -> bytes:
         return bytes([token])
@@ -44,6 +47,8 @@ class ScriptedEngine(Engine):
         self.requests: list[tuple[Sequence[int], Sampling]] = []
         self.checked: list[Constraint] = []
         self.grammar_problem = ""
+        self.ends_with: int | None = None
+        """The end token, where answers with an echo tell of it."""
         self.running = 0
         self.slots = 0
         self.healthy = True
@@ -54,7 +59,9 @@ class ScriptedEngine(Engine):
         self.running += 1
         left = sampling.max_new_tokens
         try:
-            for step in script:
+            if sampling.echo:
+                yield [_scored(token, sampling.logprobs) for token in prompt[1:]]
+            for step in script if left else ():
                 if isinstance(step, Exception):
                     raise step
                 if isinstance(step, asyncio.Event):
@@ -64,6 +71,8 @@ class ScriptedEngine(Engine):
                 left -= len(step)
                 if left <= 0:
                     return
+            if left and sampling.echo and self.ends_with is not None:
+                yield [EndToken(self.ends_with, -1.0, ())]
         finally:
             self.running -= 1
 

@@ -243,7 +243,7 @@ async def test_a_body_may_be_so_long_and_not_a_byte_longer(client, upstream) -> 
     assert len(upstream.requests) == 1
 
 
-@pytest.mark.parametrize("route", ["/v1/chat/completions", "/v1/completions"])
+@pytest.mark.parametrize("route", ["/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"])
 async def test_a_request_reaches_its_model_as_it_came(client, upstream, route) -> None:
     upstream.handlers[f"/acme--other{route}"] = answers(body=b"{}", content_type="application/json")
     body = b'{ "model":"acme/other",  "unknown": [1.50, "\xc3\xa9"] }'

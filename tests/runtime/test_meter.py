@@ -144,3 +144,18 @@ async def test_a_client_that_goes_leaves_nothing_running(make_replica, engine) -
         await anext(answer)
     assert number(replica.metrics, "answers_total", "cancelled") == 1
     assert number(replica.metrics, "requests_running") == number(replica.metrics, "requests_waiting") == 0
+
+
+async def test_all_prompts_of_a_request_count_as_one(make_replica, engine) -> None:
+    replica = await make_replica(max_batch_size=2)
+    prompts = [ValidRequest((1, 2), Sampling(max_new_tokens=3), (), n=2), ValidRequest((3,), Sampling(2), (), n=2)]
+    async with aclosing(replica.answer(*prompts)) as answer:
+        await anext(answer)
+        assert number(replica.metrics, "requests_running") == 2
+        assert number(replica.metrics, "requests_waiting") == 2
+        async for _ in answer:
+            pass
+    assert number(replica.metrics, "prompt_tokens_total") == 3
+    assert number(replica.metrics, "generation_tokens_total") == 10
+    assert number(replica.metrics, "answers_total", "length") == 4
+    assert number(replica.metrics, "request_duration_seconds_count") == 1

@@ -25,7 +25,7 @@ class Order(IntEnum):
     """What to do; each with the numbers that follow it."""
 
     READ = 0
-    """for each prompt: sequence, how many tokens, tokens"""
+    """how many logits to keep; then for each prompt: sequence, how many tokens, tokens"""
     JOIN = 1
     """sequence"""
     DECODE = 2
@@ -83,11 +83,11 @@ class SharedRows(ModelRows):
         self._channel = channel
         channel.send(Order.RESIZE, [slots])
 
-    def read(self, parts: Mapping[int, Sequence[int]]) -> torch.Tensor:
+    def read(self, parts: Mapping[int, Sequence[int]], keep: int = 1) -> torch.Tensor:
         numbers = ((number, len(tokens), *tokens) for number, tokens in parts.items())
-        self._channel.send(Order.READ, list(chain.from_iterable(numbers)))
+        self._channel.send(Order.READ, [keep, *chain.from_iterable(numbers)])
         with _together():
-            return super().read(parts)
+            return super().read(parts, keep)
 
     def join(self, number: int) -> None:
         self._channel.send(Order.JOIN, [number])
@@ -127,7 +127,7 @@ def obey(rows: ModelRows, channel: Channel) -> None:
         order, numbers = channel.receive()
         match order:
             case Order.READ:
-                rows.read(_parts(numbers))
+                rows.read(_parts(numbers[1:]), keep=numbers[0])
             case Order.JOIN:
                 rows.join(numbers[0])
             case Order.DECODE:

@@ -44,8 +44,10 @@ class ModelRows:
         return RowsCache(slots, self._context, self.device, fixed=self.is_compiled)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
-    def read(self, parts: Mapping[int, Sequence[int]]) -> torch.Tensor:
-        """The next parts of prompts; logits of their last tokens, [prompts, vocabulary]. Several begin together."""
+    def read(self, parts: Mapping[int, Sequence[int]], keep: int = 1) -> torch.Tensor:
+        """The next parts of prompts; logits of their last `keep` tokens, [prompts, keep, vocabulary], as the model
+        computes them. Several begin together.
+        """
         numbers, first = list(parts), next(iter(parts))
         begin = self._lengths.get(first, 0)
         longest = max(map(len, parts.values()))
@@ -54,7 +56,7 @@ class ModelRows:
         ids = [[0] * (longest - len(tokens)) + list(tokens) for tokens in parts.values()]
         cache = self._prompts.pop(first, None) or DynamicCache()
         mask = columns >= pads if len(parts) > 1 else None
-        logits = self._forward(self._model, ids, (begin + columns - pads).clamp(min=0), cache, mask)
+        logits = self._forward(ids, (begin + columns - pads).clamp(min=0), cache, mask, keep)
         for row, number in enumerate(numbers):
             self._prompts[number] = cache if len(parts) == 1 else _row_of(cache, row, longest - len(parts[number]))
             self._lengths[number] = begin + len(parts[number])
@@ -74,31 +76,32 @@ class ModelRows:
         ids = [*([token] for token in tokens), *[[0]] * padding]
         at = [*([self._lengths[number]] for number in self.rows), *[[0]] * padding]
         positions = torch.tensor(at, device=self.device)
-        logits = self._forward(self._step, ids, positions, self._cache, self._cache.mask())
+        logits = self._forward(ids, positions, self._cache, self._cache.mask())
         self._cache.advance()
         for number in self.rows:
             self._lengths[number] += 1
-        return logits[: len(self.rows)]
+        return logits[: len(self.rows), -1].float()
 
     def _forward(
         self,
-        model: Callable[..., Any],
         tokens: Sequence[Sequence[int]],
         positions: torch.Tensor,
         cache: DynamicCache | RowsCache,
         mask: torch.Tensor | None,
+        keep: int = 1,
     ) -> torch.Tensor:
-        """Logits of the last token of each row."""
-        optional: dict[str, Any] = {"position_ids": positions, "logits_to_keep": 1}
+        """Logits of the last tokens of each row."""
+        optional: dict[str, Any] = {"position_ids": positions, "logits_to_keep": keep}
+        model = self._step if cache is self._cache else self._model
         more = {name: value for name, value in optional.items() if name in self._takes}
         ids = torch.tensor(tokens, device=self.device)
         done = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **more)
-        logits: torch.Tensor = done.logits[:, -1].float()
+        logits: torch.Tensor = done.logits[:, -keep:]
         return logits
 
     def heeds_its_cache(self) -> bool:
         """Whether a token is told the same when those before it lie in the cache, with nothing else here."""
-        whole = self.read({-1: [0, 1, 2]})[0]
+        whole = self.read({-1: [0, 1, 2]})[0, -1].float()
         self.leave(-1)
         self.read({-1: [0, 1]})
         self.join(-1)

@@ -14,13 +14,15 @@ from dataclasses import dataclass
 import torch
 
 from runtime.engines.batching import Request, Runner
-from runtime.engines.contract import Limits
+from runtime.engines.contract import Limits, ScoredToken
 from runtime.engines.hf.rows import ModelRows
 from runtime.engines.hf.sampling import Sampler, scored
 from runtime.errors import EngineError, EngineMemoryError
 
 _STEP_TOKENS = 512
 """Tokens of new prompts in one step; answers under way wait as long as it takes."""
+_SCORED_TOGETHER = 64
+"""Tokens of an echoed prompt whose log-probabilities, [tokens, vocabulary], are in memory at a time."""
 
 
 @contextmanager
@@ -97,15 +99,23 @@ class HfRunner(Runner):
         while groups:
             group = groups.pop()
             parts = {self._sequences[request].number: request.pending[: new[request]] for request in group}
+            keep = max(new[request] for request in group) if group[0].sampling.echo else 1
             try:
                 with memory():
-                    logits = self._rows.read(parts)
+                    logits = self._rows.read(parts, keep)
             except EngineMemoryError as error:
                 if len(group) == 1:
                     failed[group[0]] = error
                 groups += [[request] for request in group if len(group) > 1]
                 continue
-            last.update((each, row) for each, row in zip(group, logits, strict=True) if new[each] == len(each.pending))
+            for request, rows in zip(group, logits, strict=True):
+                try:
+                    with memory():
+                        request.scored += _scored_prompt(request, rows[-new[request] :])
+                except EngineMemoryError as error:
+                    failed[request] = error
+            ends = logits[:, -1].float()
+            last.update((each, row) for each, row in zip(group, ends, strict=True) if new[each] == len(each.pending))
         return last, failed
 
     def _choose(self, logits: Mapping[Request, torch.Tensor]) -> dict[Request, int]:
@@ -149,15 +159,26 @@ class HfRunner(Runner):
         self._rows.close()
 
 
+def _scored_prompt(request: Request, logits: torch.Tensor) -> Iterator[ScoredToken]:
+    """The tokens of an echoed prompt that follow its next ones, from their logits, [tokens, vocabulary]."""
+    tokens, count = request.to_score(len(logits)), request.sampling.logprobs or 0
+    for begin in range(0, len(tokens), _SCORED_TOGETHER):
+        part = tokens[begin : begin + _SCORED_TOGETHER]
+        yield from scored(logits[begin : begin + len(part)].float(), part, [count] * len(part))
+
+
 def _of_like_length(shares: Mapping[Request, int]) -> list[list[Request]]:
     """Groups to read together, no one in them longer than twice another: what is shorter is padded.
 
-    A prompt of which a part has been read is alone.
+    A prompt of which a part has been read is alone, and those that are echoed keep to themselves.
     """
     groups: list[list[Request]] = [[request] for request in shares if request.position]
     begun = len(groups)
-    for request in sorted((each for each in shares if not each.position), key=lambda each: shares[each]):
-        if len(groups) > begun and shares[request] <= 2 * shares[groups[-1][0]]:
+    fresh = [each for each in shares if not each.position]
+    for request in sorted(fresh, key=lambda each: (each.sampling.echo, shares[each])):
+        shortest = groups[-1][0] if len(groups) > begun else request
+        like = shares[request] <= 2 * shares[shortest] and request.sampling.echo == shortest.sampling.echo
+        if shortest is not request and like:
             groups[-1].append(request)
         else:
             groups.append([request])

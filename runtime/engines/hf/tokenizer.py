@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +59,14 @@ class HfTokenizer(Tokenizer):
         bare, whole = (self._tokenizer.encode("a", add_special_tokens=add).ids for add in (False, True))
         return whole[: whole.index(bare[0])]
 
-    def encode(self, text: str) -> list[int]:
-        tokens = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return tokens if tokens[: len(self._start)] == self._start else [*self._start, *tokens]
+    def encode(self, text: str, *, start: bool = True) -> list[int]:
+        tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        if not start or tokens[: len(self._start)] == self._start:
+            return tokens
+        return [*self._start, *tokens]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=False))
 
     def piece(self, token: int) -> bytes:
         if token not in self._pieces:
@@ -93,8 +98,11 @@ class WholeTokenizer(Tokenizer):
         self._tokenizer = tokenizer
         self.special_tokens: dict[str, str] = {}
 
-    def encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text).ids)
+    def encode(self, text: str, *, start: bool = True) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=start).ids)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=False))
 
     def piece(self, token: int) -> bytes:
         return str(self._tokenizer.decode([token], skip_special_tokens=True)).encode()

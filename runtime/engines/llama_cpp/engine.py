@@ -13,7 +13,7 @@ from runtime.engines.contract import Batching, Engine, Limits
 from runtime.engines.embedding import EmbeddingEngine
 from runtime.engines.llama_cpp import LlamaCpp, LlamaKwargs
 from runtime.engines.llama_cpp.embedding import LlamaEncoder, WholeGgufTokenizer
-from runtime.engines.llama_cpp.model import Context, GgufTokenizer, Model, Sampler
+from runtime.engines.llama_cpp.model import Context, GgufTokenizer, Model, Sampler, scored
 from runtime.errors import ConfigError, EngineDeadError, EngineError
 from runtime.weights.sources import model_file
 
@@ -78,7 +78,8 @@ class LlamaRunner(Runner):
 
     def admit(self, request: Request) -> int:
         sampler = Sampler(self._model, request.sampling, request.prompt, self._context.length)
-        slot, seen = self._best_free_slot(request.prompt, request.sampling.owner)
+        reusable = [] if request.sampling.echo else request.prompt  # a token that is scored has to be seen
+        slot, seen = self._best_free_slot(reusable, request.sampling.owner)
         if not self._context.forget(slot, seen):  # not every kind of model can forget a part
             self._context.forget(slot)
             seen = 0
@@ -113,16 +114,17 @@ class LlamaRunner(Runner):
         self._context.clear()
         rows = {}
         for request in sorted(shares, key=lambda request: self._sequences[request].slot):
-            row = self._add(request, shares[request])
-            if shares[request] == len(request.pending):
-                rows[request] = row
+            rows[request] = self._add(request, shares[request])
         try:
             self._context.decode()
         except EngineError:
             for sequence in self._sequences.values():
                 sequence.tokens.clear()  # nobody knows what the cache holds now
             raise
-        return {request: self._sample(request, row) for request, row in rows.items()}
+        for request, row in rows.items():
+            self._score(request, row - shares[request] + 1, shares[request])
+        through = {request: row for request, row in rows.items() if shares[request] == len(request.pending)}
+        return {request: self._sample(request, row) for request, row in through.items()}
 
     def _close_gaps(self) -> None:
         """Move sequences from the highest slots into the gaps between others, so that all have consecutive slots.
@@ -155,8 +157,14 @@ class LlamaRunner(Runner):
         sequence.tokens += request.pending[:share]
         for index, token in enumerate(request.pending[:share]):
             is_last = index + 1 == len(request.pending)
-            row = self._context.add(token, request.position + index, sequence.slot, logits=is_last)
+            wanted = is_last or request.sampling.echo
+            row = self._context.add(token, request.position + index, sequence.slot, logits=wanted)
         return row
+
+    def _score(self, request: Request, first: int, share: int) -> None:
+        """The tokens of an echoed prompt, from the batch's row `first` on."""
+        for row, token in enumerate(request.to_score(share), first):
+            request.scored.append(scored(self._context.logprobs(row), token, request.sampling.logprobs or 0))
 
     def _sample(self, request: Request, row: int) -> int:
         allowed = request.matcher.look() if request.matcher else None

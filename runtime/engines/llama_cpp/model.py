@@ -2,7 +2,7 @@
 
 import ctypes
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import llama_cpp
@@ -82,17 +82,28 @@ class GgufTokenizer(Tokenizer):
             name: self.label(token).decode("utf-8", "replace") for name, token in named if token >= 0
         }
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, start: bool = True) -> list[int]:
         data = text.encode()
         room = len(data) + 8  # a token has at least a byte, but for the few that are added
         buffer = (llama_cpp.llama_token * room)()
-        count = llama_cpp.llama_tokenize(self._model.vocabulary, data, len(data), buffer, room, self.marks, True)
+        marks = self.marks and start
+        count = llama_cpp.llama_tokenize(self._model.vocabulary, data, len(data), buffer, room, marks, True)
         if count < 0:
             raise EngineError("llama.cpp cannot tokenize the prompt")
         tokens = buffer[:count]
-        if self._adds_bos and not self.marks and (not tokens or tokens[0] != self._bos):
+        if start and self._adds_bos and not self.marks and (not tokens or tokens[0] != self._bos):
             tokens.insert(0, self._bos)
         return list(tokens)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        given = (llama_cpp.llama_token * len(tokens))(*tokens)
+        room = 0
+        while True:  # it says once how much room it needs
+            buffer = ctypes.create_string_buffer(room + 1)
+            length = llama_cpp.llama_detokenize(self._model.vocabulary, given, len(given), buffer, room, False, True)
+            if length >= 0:
+                return buffer.raw[:length].decode("utf-8", "replace")
+            room = -length
 
     def piece(self, token: int) -> bytes:
         if token not in self._pieces:
@@ -164,15 +175,20 @@ class Sampler:
         token = int(llama_cpp.llama_sampler_sample(self._chain, context.pointer, row))
         if count is None or logprobs is None:
             return token
-        best = np.argpartition(-logprobs, count)[:count]
-        ranked = best[np.argsort(-logprobs[best], kind="stable")]
-        return ScoredToken(token, float(logprobs[token]), tuple((int(each), float(logprobs[each])) for each in ranked))
+        return scored(logprobs, token, count)
 
     def close(self) -> None:
         """Free the sampler."""
         if self._chain:
             llama_cpp.llama_sampler_free(self._chain)
             self._chain = None
+
+
+def scored(logprobs: NDArray[np.float32], token: int, count: int) -> ScoredToken:
+    """A token with those most likely in its place."""
+    best = np.argpartition(-logprobs, count)[:count]
+    ranked = best[np.argsort(-logprobs[best], kind="stable")]
+    return ScoredToken(token, float(logprobs[token]), tuple((int(each), float(logprobs[each])) for each in ranked))
 
 
 class Context:

@@ -17,6 +17,7 @@ from vllm import AsyncEngineArgs, CompletionOutput, PoolingParams, SamplingParam
 from vllm.config.lora import LoRAConfig
 from vllm.exceptions import VLLMError
 from vllm.inputs import TokensPrompt
+from vllm.logprobs import Logprob
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -24,7 +25,7 @@ from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
 from vllm.v1.engine.exceptions import EngineGenerateError
 
 from runtime.application import ModelArguments
-from runtime.engines.contract import Batching, Constraint, Engine, Limits, Sampling, ScoredToken, Tokenizer
+from runtime.engines.contract import Batching, Constraint, EndToken, Engine, Limits, Sampling, ScoredToken, Tokenizer
 from runtime.engines.grammar.matcher import Grammars, Matcher
 from runtime.engines.hf.folder import end_tokens_of
 from runtime.engines.hf.tokenizer import load_tokenizer, load_whole_tokenizer
@@ -156,9 +157,10 @@ class VllmEngine(Engine):
                         self._running[number] += len(answer.token_ids)
                         if answer.finish_reason == "abort" or self._closed:
                             raise EngineDeadError("the engine has stopped")
-                        if tokens := [token for token in _tokens_of(answer, sampling) if token not in self._end_tokens]:
-                            if matcher:
-                                matcher.accept(tokens)
+                        told = list(self._told(_tokens_of(answer, sampling), sampling))
+                        if matcher:
+                            matcher.accept([token for token in told if not isinstance(token, EndToken)])
+                        if tokens := [*_echoed(prompt, output.prompt_logprobs or (), sampling), *told]:
                             yield tokens
                         _check_end(answer.finish_reason, matcher)
 
@@ -187,6 +189,14 @@ class VllmEngine(Engine):
             async with self._place_free:
                 self._place_free.notify_all()
 
+    def _told(self, tokens: Sequence[int], sampling: Sampling) -> Iterator[int]:
+        """What of the tokens that vLLM makes belongs to the answer; it makes one at the least."""
+        for token in tokens[: sampling.max_new_tokens]:
+            if token not in self._end_tokens:
+                yield token
+            elif sampling.echo and isinstance(token, ScoredToken):
+                yield EndToken(token, token.logprob, token.top)
+
     def _parameters(self, sampling: Sampling) -> SamplingParams:
         return SamplingParams(
             temperature=sampling.temperature,
@@ -199,7 +209,8 @@ class VllmEngine(Engine):
             seed=sampling.seed,
             logit_bias=dict(sampling.logit_bias) or None,
             logprobs=sampling.logprobs,
-            max_tokens=sampling.max_new_tokens,
+            prompt_logprobs=sampling.logprobs if sampling.echo else None,
+            max_tokens=max(1, sampling.max_new_tokens),
             min_tokens=sampling.min_new_tokens,
             stop_token_ids=sorted(self._end_tokens),
             output_kind=RequestOutputKind.DELTA,
@@ -288,6 +299,15 @@ def _tokens_of(answer: CompletionOutput, sampling: Sampling) -> list[int]:
         _scored(token, {each: found.logprob for each, found in logprobs.items()}, sampling.logprobs)
         for token, logprobs in zip(answer.token_ids, answer.logprobs, strict=True)
     ]
+
+
+def _echoed(
+    prompt: Sequence[int], logprobs: Sequence[Mapping[int, Logprob] | None], sampling: Sampling
+) -> Iterator[ScoredToken]:
+    """The prompt's tokens, which come with the first of the answer. vLLM tells nothing of the very first."""
+    for token, found in list(zip(prompt, logprobs, strict=False))[1:]:
+        assert found is not None and sampling.logprobs is not None
+        yield _scored(token, {each: one.logprob for each, one in found.items()}, sampling.logprobs)
 
 
 def _scored(token: int, logprobs: Mapping[int, float], count: int) -> ScoredToken:

@@ -199,13 +199,22 @@ async def test_answers_come_as_they_are_made_and_usage_is_their_sum(make_client,
     assert whole["usage"]["completion_tokens"] == 22
 
 
-async def test_more_answers_than_places_are_refused_whole(make_client, engine) -> None:
-    client = await make_client(max_batch_size=1, max_waiting_requests=2)
-    for stream in (False, True):
-        response = await client.post("/v1/chat/completions", json=CHAT | {"n": 4, "stream": stream})
-        assert (response.status_code, response.json()["error"]["code"]) == (429, "overloaded")
-    assert engine.requests == []
-    assert (await client.post("/v1/chat/completions", json=CHAT | {"n": 3})).status_code == 200
+async def test_a_request_takes_a_place_for_each_answer_and_no_more_than_there_are_slots(make_client, engine) -> None:
+    engine.scripts = {number: [asyncio.Event(), b"done"] for number in range(16)}
+    client = await make_client(max_batch_size=2, max_waiting_requests=1)
+    inside = asyncio.create_task(client.post("/v1/chat/completions", json=CHAT | {"n": 16}))
+    for step in range(0, 16, 2):
+        while len(engine.requests) < step + 2:
+            await asyncio.sleep(0)
+        assert engine.running == 2
+        for stream in (False, True):
+            response = await client.post("/v1/chat/completions", json=CHAT | {"n": 2, "stream": stream})
+            assert (response.status_code, response.json()["error"]["code"]) == (429, "overloaded")
+        for number in (step, step + 1):
+            engine.scripts[number][0].set()
+    assert [choice["message"]["content"] for choice in (await inside).json()["choices"]] == ["done"] * 16
+    assert len(engine.requests) == 16
+    assert (await client.post("/v1/chat/completions", json=CHAT | {"n": 2})).status_code == 200
 
 
 async def test_one_answer_that_fails_fails_the_request_and_ends_the_others(make_client, engine) -> None:
@@ -231,23 +240,137 @@ async def test_an_echo_goes_before_every_answer(make_client, engine) -> None:
     assert [choice["text"] for choice in await both(client, TEXT | {"echo": True})] == ["Once"]
 
 
+SCORED = {"prompt": "Once", "max_tokens": 2, "echo": True, "logprobs": 1}
+SCORED_ANSWER = {
+    "text": "OnceHe",
+    "logprobs": {
+        "tokens": ["O", "n", "c", "e", "H", "e"],
+        "token_logprobs": [None, -1.1, -0.99, -1.01, -0.72, -1.01],
+        "top_logprobs": [
+            None,
+            {"m": -0.01, "n": -1.1},
+            {"b": -0.01, "c": -0.99},
+            {"d": -0.01, "e": -1.01},
+            {"G": -0.01, "H": -0.72},
+            {"d": -0.01, "e": -1.01},
+        ],
+        "text_offset": [0, 1, 2, 3, 4, 5],
+    },
+    "finish_reason": "length",
+}
+
+
+async def test_an_echo_with_logprobs_has_the_prompts_too(make_client, engine) -> None:
+    client = await make_client()
+    assert await both(client, SCORED | {"n": 2}) == [SCORED_ANSWER, SCORED_ANSWER]
+    assert await both(client, SCORED | {"prompt": [79, 110, 99, 101]}) == [SCORED_ANSWER]
+    assert all(sampling.echo for _, sampling in engine.requests)
+
+
+async def test_a_prompt_alone_is_scored_without_an_answer(make_client) -> None:
+    client = await make_client()
+    (choice,) = await both(client, SCORED | {"max_tokens": 0})
+    parts = {name: values[:4] for name, values in SCORED_ANSWER["logprobs"].items()}
+    assert choice == {"text": "Once", "logprobs": parts, "finish_reason": "length"}
+    response = await client.post("/v1/completions", json=SCORED | {"max_tokens": 0})
+    assert response.json()["usage"] == {"prompt_tokens": 4, "completion_tokens": 0, "total_tokens": 4}
+    (choice,) = await both(client, TEXT | {"echo": True, "max_tokens": 0})
+    assert choice == {"text": "Once", "logprobs": None, "finish_reason": "length"}
+    (choice,) = await both(client, SCORED | {"prompt": "O", "max_tokens": 0})
+    assert choice["logprobs"]["token_logprobs"] == [None]
+
+
+async def test_the_end_token_is_told_of_with_an_echo_and_is_no_part_of_the_answer(make_client, engine) -> None:
+    """lm-eval counts on one token behind the prompt."""
+    engine.ends_with = 255
+    client = await make_client()
+    engine.script = []
+    (choice,) = await both(client, SCORED | {"max_tokens": 1})
+    assert choice["logprobs"]["tokens"] == ["O", "n", "c", "e", "\ufffd"]
+    assert choice["logprobs"]["text_offset"] == [0, 1, 2, 3, 4]
+    assert (choice["text"], choice["finish_reason"]) == ("Once", "stop")
+    response = await client.post("/v1/completions", json=SCORED)
+    assert response.json()["usage"]["completion_tokens"] == 0
+
+
+async def test_a_stop_in_the_answer_cuts_no_echo(make_client) -> None:
+    (choice,) = await both(await make_client(), SCORED | {"max_tokens": 50, "stop": "l"})
+    assert choice == SCORED_ANSWER | {"finish_reason": "stop"}
+
+
+@pytest.mark.parametrize("prompts", [["One", "Three"], [list(b"One"), list(b"Three")]], ids=["text", "tokens"])
+async def test_several_prompts_are_answered_in_their_order(make_client, engine, prompts) -> None:
+    engine.scripts = {number: [b"%d" % (number % 4)] for number in range(8)}
+    client = await make_client()
+    choices = await both(client, TEXT | {"prompt": prompts, "n": 2, "echo": True, "seed": 5})
+    assert [choice["text"] for choice in choices] == ["One0", "One1", "Three2", "Three3"]
+    assert [(bytes(prompt), sampling.seed) for prompt, sampling in engine.requests[:4]] == [
+        (b"One", 5),
+        (b"One", 6),
+        (b"Three", 5),
+        (b"Three", 6),
+    ]
+    whole = (await client.post("/v1/completions", json=TEXT | {"prompt": prompts})).json()
+    assert whole["usage"] == {"prompt_tokens": 8, "completion_tokens": 22, "total_tokens": 30}
+
+
+async def test_only_so_many_tokens_are_scored_together(make_client, engine, monkeypatch) -> None:
+    monkeypatch.setattr("runtime.api.requests.MAX_SCORED_TOKENS", 16)
+    client = await make_client()
+    for prompts, n, status in ((["Once"] * 2, 2, 200), (["Once"] * 5, 1, 400), (["Once"], 5, 400)):
+        response = await client.post("/v1/completions", json=SCORED | {"prompt": prompts, "n": n})
+        assert response.status_code == status
+    assert response.json()["error"]["param"] == "prompt"
+    assert (await client.post("/v1/completions", json=TEXT | {"prompt": ["Once"] * 5, "echo": True})).status_code == 200
+
+
+async def test_one_prompt_may_stand_in_a_list(make_client, engine) -> None:
+    client = await make_client()
+    for prompt in ("Once", ["Once"], list(b"Once"), [list(b"Once")]):
+        await client.post("/v1/completions", json=TEXT | {"prompt": prompt})
+    assert {bytes(prompt) for prompt, _ in engine.requests} == {b"Once"}
+
+
+async def test_the_longest_answer_is_each_prompts_own(make_client, engine) -> None:
+    client = await make_client(generate_kwargs={"max_new_tokens": 95})
+    await client.post("/v1/completions", json={"prompt": ["x" * 10, "x"]})
+    assert [sampling.max_new_tokens for _, sampling in engine.requests] == [90, 95]
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
-        ({"echo": True, "logprobs": 0}, "echo"),
+        ({"prompt": ""}, "prompt.text"),
+        ({"prompt": 5}, "prompt.text"),
+        ({"prompt": []}, "prompt.texts"),
+        ({"prompt": [""]}, "prompt.texts.0"),
+        ({"prompt": ["a"] * 129}, "prompt.texts"),
+        ({"prompt": ["a", 1]}, "prompt.texts.1"),
+        ({"prompt": [1, "a"]}, "prompt.tokens.1"),
+        ({"prompt": [1.0]}, "prompt.texts.0"),
+        ({"prompt": [True]}, "prompt.tokens.0"),
+        ({"prompt": [-1]}, "prompt.tokens.0"),
+        ({"prompt": [256]}, "prompt"),
+        ({"prompt": [1 << 31]}, "prompt.tokens.0"),
+        ({"prompt": [[1], []]}, "prompt.token_lists.1"),
+        ({"prompt": [[1], [256]]}, "prompt.1"),
+        ({"prompt": [[1]] * 129}, "prompt.token_lists"),
+        ({"prompt": ["a", "b" * 60]}, "prompt.1"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -1, "echo": True}, "max_tokens"),
+        ({"echo": True, "max_tokens": 0, "min_tokens": 1}, "min_tokens"),
         ({"logprobs": 6}, "logprobs"),
         ({"logprobs": True}, "logprobs"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"max_completion_tokens": 2}, "max_completion_tokens"),
         ({"suffix": "end"}, "suffix"),
-        ({"prompt": ["a", "b"]}, None),
     ],
 )
 async def test_what_completions_refuse(make_client, engine, body, param) -> None:
     client = await make_client()
     response = await client.post("/v1/completions", json=TEXT | body)
     assert response.status_code == 400
-    assert param is None or response.json()["error"]["param"] == param
+    assert response.json()["error"]["param"] == param
     assert engine.requests == []
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from runtime.engines.batching import BatchingEngine, Request, Runner
-from runtime.engines.contract import Batching, Constraint, Limits, Sampling
+from runtime.engines.contract import Batching, Constraint, EndToken, Limits, Sampling, ScoredToken
 from runtime.errors import EngineDeadError, EngineError, EngineMemoryError, GrammarError
 from tests.runtime.support import ByteTokenizer, first_token
 
@@ -78,6 +78,60 @@ async def test_a_prompt_alone_takes_whole_steps() -> None:
     engine = BatchingEngine(runner, ByteTokenizer(), Batching(2))
     await answer(engine, 2000, 1)
     assert [sum(shares.values()) for shares in runner.steps] == [1024, 976]
+    await engine.close()
+
+
+class Echoes(Clockwork):
+    """Scores the tokens of echoed prompts, each with its own number; ends after `length` tokens."""
+
+    step_tokens = 16
+    end_tokens = frozenset({0})
+
+    def __init__(self, slots: int, length: int) -> None:
+        super().__init__(slots)
+        self.length = length
+
+    def step(self, shares: Mapping[Request, int]) -> Mapping[Request, int]:
+        for request, share in shares.items():
+            request.scored += (ScoredToken(token, -token, ()) for token in request.to_score(share))
+        found = super().step(shares)
+        return {each: ScoredToken(7 if each.generated < self.length else 0, -0.5, ()) for each in found}
+
+
+@pytest.mark.parametrize("longest", [0, 1, 2, 3])
+async def test_an_echo_gives_the_prompt_before_the_answer_and_the_end_token_after_it(longest: int) -> None:
+    """Also where the prompt takes several steps, and none of it is told twice."""
+    engine = BatchingEngine(Echoes(2, length=2), ByteTokenizer(), Batching(2))
+    sampling = Sampling(longest, logprobs=0, echo=True)
+    for prompt in ([1], [3, 4], list(range(40, 80))):
+        found = [token async for batch in engine.generate(prompt, sampling) for token in batch]
+        assert found == [*prompt[1:], *[7, 7, 0][:longest]]
+        assert [token.logprob for token in found[: len(prompt) - 1]] == [-token for token in prompt[1:]]
+        assert [isinstance(token, EndToken) for token in found] == [token == 0 for token in found]
+    await engine.close()
+
+
+async def test_no_answer_and_no_echo_is_nothing() -> None:
+    engine = BatchingEngine(Echoes(2, length=2), ByteTokenizer(), Batching(2))
+    assert await answer(engine, 40, 0) == []
+    await engine.close()
+
+
+async def test_an_echo_reads_its_prompt_beside_answers_under_way_and_can_be_cancelled() -> None:
+    runner = Echoes(2, length=1000)
+    engine = BatchingEngine(runner, ByteTokenizer(), Batching(2))
+    running = engine.generate([1] * 4, Sampling(5000))
+    await first_token(running)
+    echo = engine.generate([1] * 50_000, Sampling(1, logprobs=0, echo=True))
+    await first_token(echo)
+    assert len(runner.steps[-1]) == 2
+    await echo.aclose()
+    await engine.check_health()  # an answer to what came after
+    begun = len(runner.steps)
+    await anext(running)
+    await anext(running)
+    assert all(len(shares) == 1 for shares in runner.steps[begun + 1 :])
+    await running.aclose()
     await engine.close()
 
 

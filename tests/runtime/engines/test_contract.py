@@ -9,6 +9,7 @@ import pickle
 from collections.abc import AsyncIterator, Callable, Sized
 from contextlib import aclosing, suppress
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import jsonschema
@@ -21,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from demo.model import fetch_safetensors
 from runtime.api.formats import schema_text
 from runtime.engines import ENGINES
-from runtime.engines.contract import Batching, Constraint, Engine, Sampling, ScoredToken, load
+from runtime.engines.contract import Batching, Constraint, EndToken, Engine, Sampling, ScoredToken, load
 from runtime.errors import EngineDeadError, GrammarError
 from runtime.warmup import warm_up
 from tests.conftest import at_size
@@ -294,6 +295,63 @@ async def test_logprobs_of_the_chosen_token_alone(engine: Engine, logprobs: torc
     assert token.top == () and token.logprob == pytest.approx(logprobs[0].max().item(), abs=error)
 
 
+async def echoed(engine: Engine, prompt: list[int], longest: int, top: int = 3) -> list[ScoredToken]:
+    sampling = Sampling(longest, temperature=0, logprobs=top, echo=True)
+    async with aclosing(engine.generate(prompt, sampling)) as batches:
+        found = [token async for batch in batches for token in batch]
+    assert all(isinstance(token, ScoredToken) for token in found)
+    return found
+
+
+async def test_an_echo_has_the_log_probabilities_of_the_prompt(
+    engine: Engine, model: PreTrainedModel, error: float
+) -> None:
+    """Of many lengths, beside each other and an answer; a prompt that has been read before is read again."""
+    texts = [
+        FRANCE,
+        "Water",
+        f"{FRANCE}{PARIS}<|im_end|>\n",
+        (Path(__file__).parents[3] / "README.md").read_text()[:1500],
+    ]
+    prompts = [engine.tokenizer.encode(text) for text in (*texts, texts[-1])]
+    neighbour = asyncio.ensure_future(tokens_of(engine, FRANCE, Sampling(64, min_new_tokens=64, temperature=0)))
+    found = await asyncio.gather(*(echoed(engine, prompt, 1) for prompt in prompts))
+    assert len(await neighbour) == 64
+    for prompt, tokens in zip(prompts, found, strict=True):
+        assert tokens[: len(prompt) - 1] == prompt[1:] and len(tokens) == len(prompt)
+        for token, expected in zip(tokens, raw(model, prompt).log_softmax(-1), strict=True):
+            unlikely = expected[token] < -10  # half precision has few digits left there
+            assert token.logprob == pytest.approx(expected[token].item(), abs=3 * error if unlikely else error)
+            values = [value for _, value in token.top]
+            assert values == pytest.approx(expected.topk(3).values.tolist(), abs=error)
+
+
+async def test_an_echo_tells_of_the_end_token_too(engine: Engine) -> None:
+    """So an answer that may have a token always has one; without any, the prompt is all."""
+    prompt, answer = engine.tokenizer.encode(FRANCE), engine.tokenizer.encode(PARIS)
+    assert await echoed(engine, prompt, 0) == prompt[1:]
+    assert await echoed(engine, [*prompt, *answer[:-1]], 1) == [*prompt[1:], *answer]
+    *told, last = await echoed(engine, [*prompt, *answer], 9, top=0)
+    assert told == [*prompt[1:], *answer] and isinstance(last, EndToken) and last.top == ()
+    assert engine.tokenizer.label(last) == b"<|im_end|>"
+    (first,) = await echoed(engine, prompt[:1], 1)
+    assert isinstance(first, ScoredToken)
+
+
+async def test_a_prompt_is_read_for_no_answer(engine: Engine) -> None:
+    assert await tokens_of(engine, FRANCE, Sampling(0, temperature=0)) == []
+
+
+async def test_an_echo_that_is_closed_frees_its_slot(engine: Engine) -> None:
+    prompt = engine.tokenizer.encode("word " * 900)
+    echoes = [asyncio.ensure_future(echoed(engine, prompt, 100)) for _ in range(2 * SLOTS)]
+    await asyncio.sleep(0.1)
+    for each in echoes:
+        each.cancel()
+    await asyncio.gather(*echoes, return_exceptions=True)
+    assert await asyncio.wait_for(text_of(engine, FRANCE), 60) == PARIS
+
+
 async def test_biases_forbid_and_enforce_tokens(engine: Engine) -> None:
     best, *_ = await tokens_of(engine, FRANCE, GREEDY)
     (without,) = await tokens_of(engine, FRANCE, Sampling(1, temperature=0, logit_bias=((best, -100.0),)))
@@ -524,6 +582,11 @@ async def test_it_answers_after_a_warm_up_that_was_given_up(engine: Engine) -> N
 async def test_tokenizer_round_trip_and_special_tokens(engine: Engine) -> None:
     text = "Größe 😀 日本語 e\u0301"
     assert b"".join(map(engine.tokenizer.piece, engine.tokenizer.encode(text))).decode() == text
+    assert engine.tokenizer.decode(engine.tokenizer.encode(f"{text}<|im_end|>")) == f"{text}<|im_end|>"
+    assert engine.tokenizer.encode(text, start=False) == engine.tokenizer.encode(
+        text
+    )  # this model wants no start token
+    assert engine.tokenizer.decode([]) == ""
     assert len(engine.tokenizer.encode("<|im_end|>")) == 1
     assert engine.tokenizer.chat_template and "im_start" in engine.tokenizer.chat_template
 

@@ -91,6 +91,11 @@ async def test_what_a_prompt_shares_with_an_earlier_one_is_not_computed_again(mo
     whole = len(engine.tokenizer.encode(longer))
     for owner, computed in (("a", whole), ("a", 1), ("b", whole), ("b", 1), ("a", 1)):
         assert await answer(engine, longer, owner) == (warm, computed), "what others have asked cannot be timed"
+    added.clear()
+    scored = Sampling(max_new_tokens=1, temperature=0, logprobs=0, echo=True)  # needs each token's own row
+    prompt = engine.tokenizer.encode(longer)
+    assert [token async for batch in engine.generate(prompt, scored) for token in batch][:-1] == prompt[1:]
+    assert added == prompt
     await engine.close()
     engine = load(arguments_for(options), fetch().parent, Batching(2))
     assert warm == again == (await answer(engine, longer))[0]

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.engines.contract import ScoredToken
+from runtime.engines.contract import EndToken, ScoredToken
 from runtime.schema.generation import StopSequence
-from runtime.text.transcript import Transcript
+from runtime.text.transcript import Echo, Transcript
 from tests.runtime.support import ByteTokenizer
 
 
@@ -80,3 +80,31 @@ def test_what_is_sent_is_the_beginning_of_what_was_made(pieces: list[bytes], sto
         assert not any(stop in text for stop in stops)
     else:
         assert (text, len(scores)) == (whole, len(pieces))
+
+
+def test_an_echo_comes_first_and_shifts_what_follows() -> None:
+    pieces = [b"Once", b" up", b"on"]
+    transcript = Transcript(Pieces(pieces), ["Once", " up"], echo=Echo("Once up", [0, 1]))
+    assert [(score.label, score.logprob, score.offset) for score in transcript.scores()] == [(b"Once", None, 0)]
+    assert transcript.feed(ScoredToken(1, -1.0, ())) == ""
+    assert [(score.label, score.logprob, score.offset) for score in transcript.scores()] == [(b" up", -1.0, 4)]
+    assert (transcript.tokens, transcript.stopped) == (0, False)  # no stop matches the prompt
+    assert transcript.feed(ScoredToken(2, -2.0, ())) == "on"
+    assert [(score.label, score.offset) for score in transcript.scores()] == [(b"on", 7)]
+    assert transcript.feed(EndToken(0, -3.0, ())) == ""
+    assert (transcript.tokens, transcript.scores(), transcript.flush()) == (1, (), "")
+    assert [(score.label, score.offset) for score in transcript.scores()] == [(b"Once", 9)]
+
+
+def test_offsets_in_an_echo_are_those_of_its_text() -> None:
+    euro = "\N{EURO SIGN}".encode()
+    pieces = [b"", b" One", b" two", euro[:1], euro[1:], b"!"]
+    labelled = Pieces(pieces)
+    whole = [0, 1, 2, 3, 4, 5]
+    found = {text: list(Echo(text, whole).offsets(labelled)) for text in ("One two\u20ac!", "<0> One two\u20ac!")}
+    assert found == {
+        "One two\u20ac!": [0, 0, 3, 7, 7, 8],  # the tokenizer has put a start token and a space in front
+        "<0> One two\u20ac!": [0, 3, 7, 11, 11, 12],
+    }
+    assert list(Echo("ONE", [1, 2]).offsets(labelled)) == [0, 3]  # what is normalised keeps its width
+    assert max(Echo("x", [1, 2, 5]).offsets(labelled)) <= 1

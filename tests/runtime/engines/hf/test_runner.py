@@ -10,7 +10,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from runtime.engines.batching import BatchingEngine, Request
-from runtime.engines.contract import Batching, Limits, Sampling
+from runtime.engines.contract import Batching, Limits, Sampling, ScoredToken
 from runtime.engines.hf.rows import ModelRows
 from runtime.engines.hf.runner import HfRunner
 from runtime.errors import EngineMemoryError
@@ -57,11 +57,13 @@ class Driver:
     def __init__(self, runner: HfRunner) -> None:
         self.runner = runner
         self.answers: dict[Request, list[int]] = {}
+        self.scored: dict[Request, list[ScoredToken]] = {}
         self.running: list[Request] = []
 
-    def admit(self, prompt: list[int], length: int) -> Request:
-        request = Request(prompt, Sampling(max_new_tokens=length, temperature=0), None, pending=prompt)
-        self.answers[request] = []
+    def admit(self, prompt: list[int], length: int, *, echo: bool = False) -> Request:
+        sampling = Sampling(max_new_tokens=length, temperature=0, logprobs=3 if echo else None, echo=echo)
+        request = Request(prompt, sampling, None, pending=prompt)
+        self.answers[request], self.scored[request] = [], []
         self.running.append(request)
         self.runner.admit(request)
         return request
@@ -72,6 +74,8 @@ class Driver:
         for request, share in shares.items():
             request.position += share
             request.pending = request.pending[share:]
+            self.scored[request] += request.scored
+            request.scored.clear()
         for request, token in tokens.items():
             self.answers[request].append(token)
             request.pending = [token]
@@ -118,6 +122,27 @@ def test_prompts_that_begin_together_say_what_they_say_alone(model: PreTrainedMo
         driver.step(100)
     for request, answer in driver.answers.items():
         assert answer == alone(model, request.prompt, len(answer))
+
+
+def test_echoed_prompts_are_scored_as_they_are_alone(model: PreTrainedModel, monkeypatch) -> None:
+    """Together, in parts, beside prompts that are not echoed and answers under way; few at a time in memory."""
+    monkeypatch.setattr("runtime.engines.hf.runner._SCORED_TOGETHER", 5)
+    random = Random(11)
+    driver = Driver(HfRunner(ModelRows(model, 8, 2048), 8, Limits(2048, 97), []))
+    for most in (100, 7):
+        for length in (1, 2, 9, 12, 30):
+            driver.admit([random.randrange(1, 97) for _ in range(length)], random.randint(2, 6), echo=length != 12)
+        while driver.running:
+            driver.step(most)
+    for request, answer in driver.answers.items():
+        assert answer == alone(model, request.prompt, len(answer))
+        found = driver.scored[request]
+        assert found == (list(request.prompt[1:]) if request.sampling.echo else [])
+        with torch.no_grad():
+            logprobs = model(torch.tensor([request.prompt])).logits[0].log_softmax(-1)
+        for token, expected in zip(found, logprobs, strict=False):
+            assert token.logprob == pytest.approx(expected[token].item(), abs=1e-3)
+            assert [value for _, value in token.top] == pytest.approx(expected.topk(3).values.tolist(), abs=1e-3)
 
 
 def test_columns_are_taken_back_and_grow(model: PreTrainedModel) -> None:
@@ -185,16 +210,42 @@ class ShortOfMemory(ModelRows):
         super().__init__(model, slots, 2048)
         self.error, self.fails = error, ""
 
-    def read(self, parts: Mapping[int, Sequence[int]]) -> torch.Tensor:
+    def read(self, parts: Mapping[int, Sequence[int]], keep: int = 1) -> torch.Tensor:
         if self.fails == "read" and any(len(tokens) > 30 for tokens in parts.values()):
             raise self.error
-        return super().read(parts)
+        return super().read(parts, keep)
 
     def decode(self, tokens: Sequence[int]) -> torch.Tensor:
         if self.fails == "decode":
             self._cache.layers[0].grow(300, 2048)
             raise self.error
         return super().decode(tokens)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: ...")],
+    ids=["gpu", "cpu"],
+)
+async def test_without_memory_for_its_scores_a_prompt_ends_alone(model: PreTrainedModel, error, monkeypatch) -> None:
+    def scored(_: torch.Tensor, tokens: Sequence[int], counts: Sequence[int]) -> list[int]:
+        if list(tokens) == [9] * 7:
+            raise error
+        return [ScoredToken(token, -1.0, ()) for token in tokens]
+
+    monkeypatch.setattr("runtime.engines.hf.runner.scored", scored)
+    engine = BatchingEngine(
+        HfRunner(ModelRows(model, 3, 2048), 3, Limits(2048, 97), []), ByteTokenizer(), Batching(3, 0.5)
+    )
+
+    async def ask(prompt: list[int]) -> list[int]:
+        sampling = Sampling(2, temperature=0, logprobs=0, echo=True)
+        return [token async for batch in engine.generate(prompt, sampling) for token in batch]
+
+    short, other = await asyncio.gather(ask([9] * 8), ask([8] * 8), return_exceptions=True)
+    assert isinstance(short, EngineMemoryError)
+    assert other == [8] * 7 + alone(model, [8] * 8, 2)
+    await engine.close()
 
 
 @pytest.mark.parametrize(

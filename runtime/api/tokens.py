@@ -1,0 +1,48 @@
+"""Text to tokens and back over HTTP, under the names and in the shapes of vLLM's server."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import Body, FastAPI
+
+from runtime.api.protocol import DetokenizeRequest, TokenizeRequest
+from runtime.api.requests import Border
+from runtime.errors import RequestError
+
+
+def add_token_routes(app: FastAPI, border: Callable[[], Border], check_model: Callable[[str], None]) -> None:
+    """POST /tokenize, POST /detokenize, GET /tokenizer_info, under the settings of the moment.
+
+    `check_model` raises ModelNotFoundError for a name that is not here.
+    """
+
+    @app.post("/tokenize")
+    async def tokenize(body: Annotated[TokenizeRequest, Body()]) -> dict[str, Any]:
+        check_model(body.model)
+        return await asyncio.to_thread(_tokenized, border(), body)  # the model's template takes its time
+
+    @app.get("/tokenizer_info")
+    async def tokenizer_info() -> dict[str, str | None]:
+        tokenizer = border().tokenizer
+        return {**tokenizer.special_tokens, "chat_template": tokenizer.chat_template}
+
+    @app.post("/detokenize")
+    async def detokenize(body: Annotated[DetokenizeRequest, Body()]) -> dict[str, Any]:
+        check_model(body.model)
+        here = border()
+        here.check_tokens(body.tokens, "tokens")
+        return {"prompt": here.tokenizer.decode(body.tokens)}
+
+
+def _tokenized(border: Border, body: TokenizeRequest) -> dict[str, Any]:
+    """Raises RequestError."""
+    if name := body.refused():
+        raise RequestError(f"{name}: this server does not offer it; leave it out", name)
+    text = body.prompt if body.prompt is not None else border.prompt_of(body.messages or [])
+    tokens = border.tokenizer.encode(text, start=body.add_special_tokens)
+    labels = None
+    if body.return_token_strs:
+        labels = [border.tokenizer.label(token).decode("utf-8", "replace") for token in tokens]
+    length = border.limits.context_length
+    return {"count": len(tokens), "max_model_len": length, "tokens": tokens, "token_strs": labels}
