@@ -56,7 +56,10 @@ class Sampling:
 
 
 class ScoredToken(int):
-    """A token with natural log-probabilities by the model alone: before biases, penalties, temperature and cuts."""
+    """A token with natural log-probabilities by the model alone: before biases, penalties, temperature and cuts.
+
+    vLLM's are after its constraint.
+    """
 
     logprob: float
     top: tuple[tuple[int, float], ...]
