@@ -1,35 +1,14 @@
 """Servers for the clients: a model's real application over the scripted engine, and one that sends chosen bytes."""
 
-import socket
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
-import uvicorn
 from starlette.types import ASGIApp
 
 from runtime.api.routes import create_app
 from runtime.engines.contract import Limits
+from tests.listening import listening
 from tests.runtime.conftest import engine, make_replica  # noqa: F401 (fixtures)
-
-
-@contextmanager
-def listening(app: ASGIApp) -> Iterator[str]:
-    """Serve on a free port, in a thread; the address."""
-    with socket.socket() as own:
-        own.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [own]})
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        try:
-            yield f"http://127.0.0.1:{own.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
 
 
 @pytest.fixture

