@@ -16,6 +16,7 @@ from runtime.api.body import BodyBounds
 from runtime.api.gate import Gate
 from runtime.api.journal import Journal
 from runtime.api.observed import NOTHING, Observer, Watch
+from runtime.api.openapi import completed
 from runtime.logs import prompts_wanted
 
 
@@ -37,6 +38,12 @@ class ProtectedApp(FastAPI):
         self._keys = keys or keys_from()
         is_gateway = not models
         self._limits = limits or Limits(MINUTE_S if is_gateway else BEHIND_GATEWAY_S, tokens=not is_gateway)
+
+    def openapi(self) -> dict[str, Any]:
+        """The document at /openapi.json."""
+        if not self.openapi_schema:
+            self.openapi_schema = completed(super().openapi())
+        return self.openapi_schema
 
     def build_middleware_stack(self) -> ASGIApp:
         """Starlette's, inside of ours: it makes its stack when the first request comes."""

@@ -19,6 +19,7 @@ from runtime.api.calls import with_calls
 from runtime.api.embeddings import EmbeddingRequest, embeddings_body, prompts_of
 from runtime.api.journal import counted
 from runtime.api.observed import Watch
+from runtime.api.openapi import STREAMED
 from runtime.api.protection import ProtectedApp
 from runtime.api.protocol import ChatRequest, CompletionRequest, GenerateRequest
 from runtime.api.pump import Pump, deadline
@@ -93,13 +94,13 @@ def create_app(served: Served, tracer: Tracer = tracing.NOBODY) -> FastAPI:
         _check_model(served, model_id)
         return _entry(served, model_id)
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", responses=STREAMED)
     async def chat(body: Annotated[ChatRequest, Body()], request: Request) -> Response:
         _check_model(served, body.model)
         valid = await asyncio.to_thread(served.border().chat, body)  # the model's template takes its time
         return await _respond(request, served, body, [valid], chat=True)
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", responses=STREAMED)
     async def completions(body: Annotated[CompletionRequest, Body()], request: Request) -> Response:
         _check_model(served, body.model)
         valid = await asyncio.to_thread(served.border().completion, body)
