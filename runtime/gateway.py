@@ -14,18 +14,22 @@ from typing import Any
 
 import aiohttp
 from fastapi import FastAPI, Request
-from fastapi.responses import Response
+from fastapi.responses import PlainTextResponse, Response
 from opentelemetry.trace import Tracer
 
 from runtime import metrics, tracing
 from runtime.access.visit import current_visit
+from runtime.api.embeddings import EmbeddingRequest
 from runtime.api.gate import path_of
 from runtime.api.observed import Watch
+from runtime.api.openapi import STREAMED, request_of
 from runtime.api.protection import ProtectedApp
+from runtime.api.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from runtime.api.query import add_query_routes
 from runtime.api.responses import error_body, model_entry
 from runtime.api.routes import add_error_handlers
 from runtime.api.sse import EventStream, event, while_connected
+from runtime.api.wire import Wire
 from runtime.application import GatewayModel, GatewaySettings
 from runtime.availability import Availability, Look
 from runtime.errors import (
@@ -38,7 +42,13 @@ from runtime.errors import (
 )
 from runtime.metrics import GATEWAY_METRICS, Metrics
 
-FORWARDED = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize")
+FORWARDED: Mapping[str, type[Wire]] = {
+    "/v1/chat/completions": ChatRequest,
+    "/v1/completions": CompletionRequest,
+    "/v1/embeddings": EmbeddingRequest,
+    "/tokenize": TokenizeRequest,
+    "/detokenize": DetokenizeRequest,
+}
 """Routes of each model's own application that the gateway has too: the request's `model` says which is meant."""
 OWN_ENTRY_S = 2.0
 """How long a client that asks about a model waits for what the model says of itself."""
@@ -99,12 +109,13 @@ class Gateway:
             (entry,) = await self._entries([model])
             return await self._own_entry(request, model) | entry if entry.get("status") == "ready" else entry
 
-        @app.get("/metrics")
+        @app.get("/metrics", response_class=PlainTextResponse)
         async def numbers() -> Response:
             return Response(self._counts.text(), media_type=metrics.CONTENT_TYPE)
 
-        for path in FORWARDED:
-            app.add_api_route(path, self._forward, methods=["POST"], name=path)
+        for path, kind in FORWARDED.items():
+            body = request_of(kind)
+            app.add_api_route(path, self._forward, methods=["POST"], name=path, responses=STREAMED, openapi_extra=body)
         return app
 
     def ids(self) -> Sequence[str]:

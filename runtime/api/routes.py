@@ -8,7 +8,7 @@ from typing import Annotated, Any, Protocol
 
 from fastapi import Body, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from opentelemetry.trace import Tracer
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -80,7 +80,7 @@ def create_app(served: Served, tracer: Tracer = tracing.NOBODY) -> FastAPI:
         await served.check_health()
         return {"status": "ok"}
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def numbers() -> Response:
         await served.measure()
         return Response(served.metrics.text(), media_type=CONTENT_TYPE)

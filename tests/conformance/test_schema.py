@@ -1,7 +1,6 @@
 """schemathesis against both applications' own OpenAPI documents, over the scripted engine."""
 
 import asyncio
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +13,12 @@ from runtime.application import GatewayModel, GatewaySettings
 from runtime.engines.contract import Limits
 from runtime.gateway import Gateway
 from runtime.replica import Replica
-from tests.conformance.conftest import listening
 from tests.conformance.environments import python_of
+from tests.conftest import at_size
+from tests.listening import listening
 from tests.runtime.support import ScriptedEngine, arguments_for, settings_for
 
-EXAMPLES = {"quick": 20, "full": 500}[os.environ.get("HYPOTHESIS_PROFILE", "quick")]
+EXAMPLES = at_size(20, 500)
 """Of each operation."""
 NOT_CHECKED = {
     "positive_data_acceptance": "what fits the schema may still be too long for the model, or name another one",
@@ -54,9 +54,16 @@ def test_no_request_brings_a_server_error_or_an_answer_that_is_not_declared(
 ) -> None:
     url = request.getfixturevalue(application)
     program = python_of("schemathesis").with_name("schemathesis")
-    options = ["--max-examples", str(EXAMPLES), "--exclude-checks", ",".join(NOT_CHECKED), "--continue-on-failure", "--no-color"]
+    options = [
+        "--max-examples",
+        str(EXAMPLES),
+        "--exclude-checks",
+        ",".join(NOT_CHECKED),
+        "--continue-on-failure",
+        "--no-color",
+    ]
     options += ["--seed", "1"] if EXAMPLES == 20 else []
-    command = [str(program), "run", f"{url}/openapi.json", *options]
+    command = [str(program), "run", f"{url}/openapi.json", "--no-color", *options]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
