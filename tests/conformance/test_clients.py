@@ -32,13 +32,14 @@ TRUTH = {
     "wrong_value": ["BadRequestError", None],
     "picture": ["BadRequestError", None],
     "schema": {"city": "str", "people": "int"},
+    "tool": ["look_up", ["city", "people"]],
 }
 """What every client has to understand, as far as it can ask."""
 BASIC = {"answer", "streamed", "unknown_model"}
 PYTHON = {
     "openai": ("openai_python.py", set(TRUTH) - {"context_window"}),
     "openai-1": ("openai_python.py", set(TRUTH) - {"context_window"}),
-    "langchain": ("langchain.py", BASIC | {"schema", "stopped", "finish", "usage_adds_up"}),
+    "langchain": ("langchain.py", BASIC | {"schema", "tool", "stopped", "finish", "usage_adds_up"}),
     "litellm": ("litellm_.py", BASIC | {"stopped", "cut", "context_window", "finish", "usage_adds_up"}),
     "pydantic-ai": ("pydantic_ai_.py", BASIC | {"schema"}),
 }

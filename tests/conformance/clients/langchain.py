@@ -11,8 +11,8 @@ url, model, question = sys.argv[1:]
 chat = ChatOpenAI(base_url=f"{url}/v1", api_key="none", model=model, temperature=0, max_retries=0)
 
 
-class City(BaseModel):
-    """A city."""
+class look_up(BaseModel):
+    """Look a city up."""
 
     city: str = Field(max_length=20)
     people: int
@@ -28,10 +28,10 @@ found["stopped"] = chat.invoke(question, stop=["France"]).content
 try:
     ChatOpenAI(base_url=f"{url}/v1", api_key="none", model="nobody/nothing", max_retries=0).invoke(question)
 except openai.APIStatusError as error:
-    found["unknown_model"] = [type(error).__name__, error.code]
+    found["unknown_model"] = ["NotFoundError" if isinstance(error, openai.NotFoundError) else str(error), error.code]
 structured = ChatOpenAI(base_url=f"{url}/v1", api_key="none", model=model, temperature=0, max_tokens=100)
-made = structured.with_structured_output(City, method="json_schema").invoke(question)
+made = structured.with_structured_output(look_up, method="json_schema").invoke(question)
 found["schema"] = {name: type(value).__name__ for name, value in made.model_dump().items()}
-called = structured.bind_tools([City], tool_choice="City").invoke(question)
+called = structured.bind_tools([look_up], tool_choice="look_up").invoke(question)
 found["tool"] = [called.tool_calls[0]["name"], sorted(called.tool_calls[0]["args"])]
 print(json.dumps(found))
