@@ -33,5 +33,6 @@ structured = ChatOpenAI(base_url=f"{url}/v1", api_key="none", model=model, tempe
 made = structured.with_structured_output(look_up, method="json_schema").invoke(question)
 found["schema"] = {name: type(value).__name__ for name, value in made.model_dump().items()}
 called = structured.bind_tools([look_up], tool_choice="look_up").invoke(question)
-found["tool"] = [called.tool_calls[0]["name"], sorted(called.tool_calls[0]["args"])]
+required = look_up.model_json_schema()["required"]  # the schema lets other arguments in
+found["tool"] = [called.tool_calls[0]["name"], sorted(set(called.tool_calls[0]["args"]) & set(required))]
 print(json.dumps(found))
