@@ -34,12 +34,19 @@ async def warm_up(engine: Engine, slots: int, limit_s: float) -> None:
         others = [_answer(engine, _PROMPT, context - _PROMPT) for _ in range(slots - 1)]
         for other in others:
             await running.enter_async_context(aclosing(other))
-        await asyncio.gather(*(anext(other, None) for other in others))
+        await asyncio.gather(*map(_begun, others))
         longest = await running.enter_async_context(aclosing(_answer(engine, context - _ANSWER, _ANSWER)))
         with suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 async for _ in longest:
                     pass
+
+
+async def _begun(answer: AsyncGenerator[list[int], None]) -> None:
+    """Wait for its first token: a slot alone does not show that there is memory for it."""
+    async for tokens in answer:
+        if tokens:
+            return
 
 
 def _answer(engine: Engine, prompt: int, answer: int) -> AsyncGenerator[list[int], None]:

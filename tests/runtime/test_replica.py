@@ -226,6 +226,21 @@ async def test_the_others_are_still_in_their_slots_when_the_longest_prompt_is_th
     assert running and set(running) == {3}
 
 
+async def test_the_longest_prompt_comes_when_the_others_have_a_token_each(engine, cold_replica) -> None:
+    token = asyncio.Event()
+    engine.scripts[0] = [b"", token, b"Hello"]
+    warming = asyncio.create_task(cold_replica(warmup=True).configure(settings_for()))
+    async with asyncio.timeout(20):
+        while not engine.requests:  # it is loaded in a thread
+            await asyncio.sleep(0.001)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(engine.requests) == 1
+        token.set()
+        await warming
+    assert [len(prompt) for prompt, _ in engine.requests] == [16, 96]
+
+
 async def test_a_slow_machine_gives_up_the_longest_prompt(engine, cold_replica, monkeypatch) -> None:
     monkeypatch.setattr("runtime.replica.LIMIT_S", 0.01)
     engine.scripts[1] = [asyncio.Event()]
