@@ -58,7 +58,8 @@ class FastModel(Model):
     """The replica that every model has, over that engine."""
 
     def __init__(self, arguments: ModelArguments) -> None:
-        self.replica = Replica(arguments, _load)
+        super().__init__(arguments)
+        self.replica = Replica(arguments, _load, self.replica.metrics)
 
 
 _Deployment = serve.deployment(serve.ingress()(FastModel), name="Model")
