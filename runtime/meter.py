@@ -10,6 +10,9 @@ from runtime.api.responses import Delta
 from runtime.errors import LLMServeError, http_error
 from runtime.metrics import Metrics, Names
 
+TELL_S = 0.01
+"""Tokens of one answer that come sooner after each other are told of together: to tell costs more than to make them."""
+
 Clock = Callable[[], float]
 
 
@@ -85,8 +88,10 @@ class Observed:
         self._prompt_tokens = prompt_tokens
         self._open = set(range(answers))
         self._waiting = set(range(answers))
-        self._last: dict[int, tuple[float, int]] = {}
-        """When the last piece of each answer came, and how many tokens it had then."""
+        self._tokens: dict[int, int] = {}
+        """Those of each answer so far."""
+        self._told: dict[int, tuple[float, int]] = {}
+        """When each answer was told of, and how many tokens it had then."""
         self._reasons: list[str] = []
         meter.waiting += answers
         meter.show_load()
@@ -101,22 +106,29 @@ class Observed:
 
     def piece(self, delta: Delta) -> None:
         """A piece of an answer is there."""
-        now = self._clock()
-        before = self._last.get(delta.index)
-        tokens = delta.tokens - (before[1] if before else 0)
-        if before is None:
+        now, told = self._clock(), self._told.get(delta.index)
+        self._tokens[delta.index] = delta.tokens
+        if told is None:
             self._meter.add(metrics.TIME_TO_FIRST_TOKEN, now - self._begin)
             tracing.annotate({"gen_ai.server.time_to_first_token": now - self._begin})
-        elif tokens:
-            self._meter.add(metrics.INTER_TOKEN_LATENCY, (now - before[0]) / tokens)
-        self._last[delta.index] = (now, delta.tokens)
-        self._meter.add(metrics.ANSWER_TOKENS, tokens)
+        elif delta.finish is None and now - told[0] < TELL_S:
+            return
+        elif tokens := delta.tokens - told[1]:
+            self._meter.add(metrics.INTER_TOKEN_LATENCY, (now - told[0]) / tokens)
+        self._count_tokens(delta.index)
+        self._told[delta.index] = (now, delta.tokens)
         if delta.finish is not None:
             self._end_one(delta.index, delta.finish)
+
+    def _count_tokens(self, index: int) -> None:
+        """Those that nobody was told of."""
+        _, before = self._told.get(index, (0.0, 0))
+        self._meter.add(metrics.ANSWER_TOKENS, self._tokens.get(index, 0) - before)
 
     def end(self, reason: str) -> None:
         """The request is over; the answers that have not ended by themselves end for this reason."""
         for index in sorted(self._open):
+            self._count_tokens(index)
             self._end_one(index, reason)
 
     def _end_one(self, index: int, reason: str) -> None:
@@ -133,7 +145,7 @@ class Observed:
             tracing.annotate(
                 {
                     "gen_ai.usage.input_tokens": self._prompt_tokens,
-                    "gen_ai.usage.output_tokens": sum(tokens for _, tokens in self._last.values()),
+                    "gen_ai.usage.output_tokens": sum(self._tokens.values()),
                     "gen_ai.response.finish_reasons": self._reasons,
                 }
             )

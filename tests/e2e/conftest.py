@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import boto3
@@ -23,6 +24,8 @@ from demo.model import FILENAME, REPOSITORY, fetch_safetensors
 
 REPO = Path(__file__).resolve().parents[2]
 SMOLLM2 = REPOSITORY.replace("/", "--")
+_REPLICA_PORTS = count(30_000, 1_000)
+"""Each cluster has a thousand for its replicas: HAProxy would send requests to whoever listens at one."""
 DEPLOY_TIMEOUT_S = 240
 COMMIT = "c0ffee" * 6 + "c0ff"
 CREDENTIALS = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
@@ -225,6 +228,8 @@ def deployed(project: Path, cache: Path, write: Callable[[Path, int], None]) -> 
         patch.setenv(name.upper(), value)
     patch.setenv("RAY_SERVE_HAPROXY_METRICS_PORT", str(metrics))
     patch.setenv("RAY_SERVE_HAPROXY_STATS_PORT", str(stats))
+    patch.setenv("RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", str(replicas := next(_REPLICA_PORTS)))
+    patch.setenv("RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT", str(replicas + 999))
     patch.setenv("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "2")  # of 30 s, which the tests cannot wait
     cluster = Cluster(gcs, dashboard, secrets.token_hex(32))
     write(project, http)

@@ -1,7 +1,7 @@
 """What a replica's requests leave in the metrics, by a clock of the test's own."""
 
 import asyncio
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 import httpx
 import pytest
@@ -11,7 +11,7 @@ from runtime.api.responses import Delta
 from runtime.api.routes import create_app
 from runtime.engines.contract import Sampling
 from runtime.errors import EngineError, OverloadedError
-from runtime.meter import Meter
+from runtime.meter import TELL_S, Meter
 from runtime.metrics import MODEL_METRICS, Metrics
 from tests.runtime.test_metrics import samples
 
@@ -85,6 +85,22 @@ def test_each_answer_of_a_request_counts_and_the_request_once(meter, metrics, cl
     assert number(metrics, "prompt_tokens_total") == 1
     assert number(metrics, "request_duration_seconds_count") == 1
     assert number(metrics, "request_duration_seconds_sum") == 3
+
+
+@pytest.mark.parametrize("finish", ["stop", None])
+def test_tokens_that_come_too_fast_are_told_of_together_and_none_is_forgotten(meter, metrics, clock, finish) -> None:
+    with suppress(GeneratorExit), meter.request(REQUEST) as observed:
+        observed.in_slot(0)
+        for tokens in range(1, 10):
+            observed.piece(Delta("a", tokens))
+            clock.now += TELL_S / 4
+        assert number(metrics, "inter_token_latency_seconds_count") == 2
+        assert number(metrics, "inter_token_latency_seconds_sum") == pytest.approx(2 * TELL_S / 4)
+        observed.piece(Delta("a", 10))
+        if finish is None:
+            raise GeneratorExit
+        observed.piece(Delta("a", 11, finish))
+    assert number(metrics, "generation_tokens_total") == (11 if finish else 10)
 
 
 @pytest.mark.parametrize(
