@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
 
 KEY_VARIABLE = "LLM_SERVE_API_KEY"
 """The environment variable that holds the API key, where the server wants one."""
@@ -75,7 +76,10 @@ class Server:
             raise self._unreachable(error) from error
         except ValueError as error:
             raise ServerError(f"{url} does not answer in JSON: is it an OpenAI API?") from error
-        return [str(model["id"]) for model in found.get("data", ())]
+        try:
+            return [str(model["id"]) for model in found["data"]]
+        except (KeyError, TypeError) as error:
+            raise ServerError(f"{url} has no list of models: is it an OpenAI API?") from error
 
     async def one_model(self) -> str:
         """The model, where there is only one. Raises ServerError."""
@@ -98,6 +102,8 @@ class Server:
                         yield _piece(line)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._unreachable(error) from error
+        except HttpProcessingError as error:  # a line beyond all bounds
+            raise ServerError(f"the stream holds what is no event: {error}") from error
         raise ServerError("the answer broke off in the middle")
 
     def _unreachable(self, error: Exception) -> ServerError:
@@ -126,11 +132,12 @@ def _piece(line: bytes) -> Piece:
     """Raises ServerError when the event tells of one, or is no JSON."""
     try:
         chunk: Body = json.loads(line.removeprefix(b"data:"))
-    except ValueError as error:
-        raise ServerError(f"the stream holds what is no JSON: {line[:80]!r}") from error
-    if "error" in chunk:
-        raise ServerError(str(chunk["error"].get("message", chunk["error"])))
-    usage = chunk.get("usage")
-    text = "".join(choice["delta"].get("content") or "" for choice in chunk.get("choices", ()))
-    counted = Usage(usage["prompt_tokens"], usage["completion_tokens"]) if usage else None
+        error = chunk.get("error")
+        usage = chunk.get("usage")
+        text = "".join(choice["delta"].get("content") or "" for choice in chunk.get("choices", ()))
+        counted = Usage(usage["prompt_tokens"], usage["completion_tokens"]) if usage else None
+    except (ValueError, LookupError, TypeError, AttributeError) as problem:
+        raise ServerError(f"the stream holds what is no chunk of an answer: {line[:80]!r}") from problem
+    if error:
+        raise ServerError(str(error.get("message", error) if isinstance(error, dict) else error))
     return Piece(text, counted)

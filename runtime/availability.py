@@ -46,6 +46,8 @@ class Availability:
         self._conditions: Mapping[str, Condition] = {}
         self._seen_at = float("-inf")
         self._looking: asyncio.Task[None] | None = None
+        self._late: asyncio.Task[None] | None = None
+        """A look that somebody has waited for in vain: nobody else does."""
         self._waking: dict[str, asyncio.Task[None]] = {}
         self.waiting = 0
         """Requests that wait for a model."""
@@ -59,10 +61,10 @@ class Availability:
         age = asyncio.get_running_loop().time() - self._seen_at
         if age > LOOK_AGE_S and (self._looking is None or self._looking.done()):
             self._looking = asyncio.create_task(self._look_again())
-        if age > age_s and self._looking is not None:
-            done, _ = await asyncio.wait([self._looking], timeout=LOOK_TIMEOUT_S)
-            for look in done:
-                look.result()
+            self._looking.add_done_callback(_tell_failure)
+        if age > age_s and self._looking is not None and self._looking is not self._late:
+            _, late = await asyncio.wait([self._looking], timeout=LOOK_TIMEOUT_S)
+            self._late = self._looking if late else None
         return self._conditions
 
     async def _look_again(self) -> None:
@@ -116,6 +118,12 @@ class Availability:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _tell_failure(look: "asyncio.Task[None]") -> None:
+    """What was known before goes on to hold."""
+    if not look.cancelled() and (error := look.exception()):
+        _log.error("cannot find out which applications run", exc_info=error)
 
 
 def _unavailable(model: GatewayModel, condition: Condition) -> ModelUnavailableError:

@@ -14,9 +14,7 @@ def load_model(arguments: ModelArguments, batching: Batching, meeting: str | Non
     os.environ.update(_from_node(arguments))
     folder = model_folder(arguments, STARTED)
     with STARTED.phase("load"):
-        engine = load(arguments, folder, batching, meeting)
-    STARTED.log(arguments.model_id)
-    return engine
+        return load(arguments, folder, batching, meeting)
 
 
 def follow_model(arguments: ModelArguments, rank: int, meeting: str) -> None:

@@ -64,7 +64,7 @@ class Replica:
             if self._arguments.warmup:
                 with STARTED.phase("warm_up"):
                     await self._warm_up(engine, batching.max_size)
-                STARTED.log(self.model_id)
+            STARTED.log(self.model_id)
             self._meter.started(STARTED.seconds)
             template = engine.tokenizer.chat_template
             self._template = ChatTemplate(template, engine.tokenizer.special_tokens) if template else None

@@ -73,15 +73,17 @@ class Limits:
         self._tokens = tokens
         self._windows: dict[tuple[str, str], Window] = {}
 
-    def admit(self, key: Key) -> None:
-        """Count a request. Raises RateLimitError, and counts nothing, where the key has used up its minute."""
+    def admit(self, key: Key, requests: int = 1) -> None:
+        """Count requests. Raises RateLimitError, and counts nothing, where the key's minute has no room for them."""
         now = self._clock()
         for what, limit in self._limits_of(key):
-            if wait := self._window(key, what).wait_s(now, limit):
+            room = limit - (requests - 1 if what == "requests" else 0)
+            wait = self._window(key, what).wait_s(now, room) if room > 0 else self._span_s
+            if wait:
                 problem = f"the key `{key.name}` has used up its {limit} {what} of a minute"
                 seconds = max(1, math.ceil(wait))
                 raise RateLimitError(f"{problem}; try again in {seconds} s", seconds)
-        self._window(key, "requests").take(now, 1)
+        self._window(key, "requests").take(now, requests)
 
     def take_tokens(self, key: Key, count: int) -> None:
         """Count tokens. An answer that has begun goes on: the next request pays for it."""

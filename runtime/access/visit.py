@@ -23,6 +23,8 @@ class Visit:
     answer_tokens: int = 0
     charge: Callable[[int], None] | None = None
     """Puts tokens on the key's account."""
+    count: Callable[[int], None] | None = None
+    """Puts requests on the key's account. Raises RateLimitError."""
 
     @property
     def owner(self) -> str:
@@ -32,6 +34,11 @@ class Visit:
     def may_use(self, model_id: str) -> bool:
         """Whether the request's key opens the model."""
         return self.key is None or self.key.may_use(model_id)
+
+    def count_more(self, requests: int) -> None:
+        """Count requests besides this one, which it is worth. Raises RateLimitError, and counts none."""
+        if self.count is not None and requests:
+            self.count(requests)
 
     def take(self, *, prompt: int = 0, answer: int = 0) -> None:
         """Count tokens."""

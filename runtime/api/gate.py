@@ -48,6 +48,7 @@ class Gate:
         except LLMServeError as error:
             await _refuse(error, self._limits.headers(key), scope, receive, send)
             return
+        visit.count = lambda requests: self._limits.admit(key, requests)
         visit.charge = lambda tokens: self._limits.take_tokens(key, tokens)
 
         async def with_limits(message: Message) -> None:

@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import Field, JsonValue
 
+from runtime.access.visit import current_visit
 from runtime.api.protocol import MAX_STOPS, Stop, StopTokens
 from runtime.api.responses import Body
 from runtime.api.sse import while_connected
@@ -24,6 +25,8 @@ MAX_PROMPTS = 128
 """Prompts of a batch."""
 AT_A_TIME = 8
 """Prompts of a batch that are with the model at a time."""
+PATIENCE_S = 60.0
+"""How long a prompt of a batch waits for a place in the model."""
 
 _OTHER_NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens"}
 
@@ -93,10 +96,11 @@ def add_query_routes(app: FastAPI, asked: Asked) -> None:
         request: Request,
     ) -> Response:
         model_id, places = asked.named(model), asyncio.Semaphore(AT_A_TIME)
+        current_visit().count_more(len(prompts) - 1)
 
         async def one(prompt: Prompt) -> Body:
             async with places:
-                return await _query(asked, request, model_id, prompt)
+                return await _query(asked, request, model_id, prompt, PATIENCE_S)
 
         return await _respond(request, model_id, _all([one(prompt) for prompt in prompts]))
 
@@ -131,13 +135,22 @@ async def _all(work: Sequence[Coroutine[Any, Any, Body]]) -> list[Body]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _query(asked: Asked, request: Request, model_id: str, prompt: Prompt) -> Body:
+async def _query(asked: Asked, request: Request, model_id: str, prompt: Prompt, patience_s: float = 0.0) -> Body:
+    """`patience_s`: for so long it is asked again while the model is full, as a batch alone may make it."""
     path, body = prompt.request(model_id)
     begin = time.monotonic()
-    response = await asked.ask(request, model_id, path, json.dumps(body).encode())
+    whole = json.dumps(body, ensure_ascii=False).encode()
+    response = await asked.ask(request, model_id, path, whole)
+    while _is_full(response) and time.monotonic() - begin < patience_s:
+        await asyncio.sleep(float(response.headers.get("retry-after", 1)))
+        response = await asked.ask(request, model_id, path, whole)
     if response.status_code != HTTPStatus.OK:
         raise _RefusedError(response)
     return _answer(json.loads(bytes(response.body)), time.monotonic() - begin)
+
+
+def _is_full(response: Response) -> bool:
+    return response.status_code == HTTPStatus.TOO_MANY_REQUESTS and b'"overloaded"' in bytes(response.body)
 
 
 def _answer(body: Mapping[str, Any], seconds: float) -> Body:

@@ -122,9 +122,9 @@ class Shape:
 
 def _message(answer: Delta) -> Body:
     if not answer.calls:
-        return {"role": "assistant", "content": answer.text}
+        return {"role": "assistant", "content": answer.text, "refusal": None}
     calls = _tool_calls(answer.calls, streamed=False)
-    return {"role": "assistant", "content": answer.text or None, "tool_calls": calls}
+    return {"role": "assistant", "content": answer.text or None, "refusal": None, "tool_calls": calls}
 
 
 def _tool_calls(pieces: Sequence[CallPiece], *, streamed: bool) -> list[Body]:
@@ -186,6 +186,12 @@ def error_body(error: LLMServeError) -> Body:
     row = http_error(error)
     param = error.param if isinstance(error, RequestError) else None
     return {"error": {"message": str(error), "type": row.type, "param": param, "code": row.code}}
+
+
+INTERNAL_ERROR: Body = {
+    "error": {"message": "internal error", "type": "server_error", "param": None, "code": "internal_error"}
+}
+"""What clients see of a bug of ours."""
 
 
 def error_headers(error: LLMServeError) -> Mapping[str, str]:

@@ -1,8 +1,9 @@
 """The ASGI application of one model. It runs under Ray Serve or any other ASGI server."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Annotated, Any, Protocol
 
@@ -18,19 +19,21 @@ from runtime.access.visit import current_visit
 from runtime.api.calls import with_calls
 from runtime.api.embeddings import EmbeddingRequest, embeddings_body, prompts_of
 from runtime.api.journal import counted
-from runtime.api.observed import Watch
+from runtime.api.observed import CLIENT_CLOSED, Watch
 from runtime.api.openapi import STREAMED
 from runtime.api.protection import ProtectedApp
 from runtime.api.protocol import ChatRequest, CompletionRequest, GenerateRequest
 from runtime.api.pump import Pump, deadline
 from runtime.api.refusal import error_response
 from runtime.api.requests import Border, ValidRequest
-from runtime.api.responses import Delta, Shape, Usage, error_body, joined, model_entry
+from runtime.api.responses import INTERNAL_ERROR, Delta, Shape, Usage, error_body, joined, model_entry
 from runtime.api.sse import DONE, HEARTBEAT, EventStream, event, while_connected
 from runtime.api.tokens import add_token_routes
 from runtime.application import ModelDetails
-from runtime.errors import LLMServeError, ModelNotFoundError, RequestError
+from runtime.errors import EngineError, LLMServeError, ModelNotFoundError, RequestError
 from runtime.metrics import CONTENT_TYPE, RESPONSES, Metrics
+
+_log = logging.getLogger(__name__)
 
 
 class Served(Protocol):
@@ -82,7 +85,8 @@ def create_app(served: Served, tracer: Tracer = tracing.NOBODY) -> FastAPI:
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def numbers() -> Response:
-        await served.measure()
+        with suppress(EngineError):  # what was counted is told all the same
+            await served.measure()
         return Response(served.metrics.text(), media_type=CONTENT_TYPE)
 
     @app.get("/v1/models")
@@ -199,6 +203,12 @@ async def _events(
                 raise
             yield event(error_body(error))
             return
+        except Exception:
+            if not has_begun:
+                raise
+            _log.exception("a stream has failed in a way that nobody thought of")
+            yield event(INTERNAL_ERROR)
+            return
     if with_usage:
         yield event(shape.usage_chunk(Usage(_prompt_tokens(valid), sum(tokens.values()))))
     yield DONE
@@ -235,9 +245,8 @@ async def _routing_error(request: Request, error: Exception) -> Response:
 
 
 async def _nobody_there(_: Request, __: Exception) -> Response:
-    return Response(status_code=499)  # nginx' "client closed request": only logs see it
+    return Response(status_code=CLIENT_CLOSED)
 
 
 async def _our_bug(_: Request, __: Exception) -> Response:
-    body = {"error": {"message": "internal error", "type": "server_error", "param": None, "code": None}}
-    return JSONResponse(body, 500)
+    return JSONResponse(INTERNAL_ERROR, 500)

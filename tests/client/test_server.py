@@ -44,7 +44,11 @@ async def test_a_fault_in_the_middle_is_an_error(url: str, engine) -> None:
     ("body", "status", "told"),
     [
         (b'data: {"choices": []}\n\n', 200, "broke off"),
-        (b"data: what?\n\n", 200, "no JSON"),
+        (b"data: what?\n\n", 200, "no chunk"),
+        (b"data: null\n\n", 200, "no chunk"),
+        (b'data: {"choices": [{}]}\n\n', 200, "no chunk"),
+        (b'data: {"error": "boom"}\n\n', 200, "boom"),
+        (b"data: " + b"x" * (3 << 20), 200, "no event"),
         (b"<html>502", 502, "<html>502"),
         (b'{"error": {"message": "no"}}', 401, "no .*LLM_SERVE_API_KEY"),
         (b"", 500, "Internal Server Error"),
@@ -71,6 +75,10 @@ async def test_several_models_are_listed(sends) -> None:
 
 
 async def test_what_is_no_list_of_models_is_told(sends) -> None:
+    with sends(b'{"data": [{}]}') as url:
+        async with Server(url) as server:
+            with pytest.raises(ServerError, match="has no list of models"):
+                await server.models()
     with sends(b"<html>") as url:
         async with Server(url) as server:
             with pytest.raises(ServerError, match="is it an OpenAI API"):

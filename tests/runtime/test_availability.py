@@ -1,6 +1,7 @@
 """Waiting for models, by a clock of the test's own."""
 
 import asyncio
+import threading
 from collections.abc import Coroutine
 from typing import Any
 
@@ -50,6 +51,41 @@ class Cluster:
             await asyncio.wait([asyncio.ensure_future(asyncio.to_thread(int))])
 
         return nothing()
+
+
+async def test_who_has_waited_for_a_look_in_vain_is_the_last_who_does(monkeypatch) -> None:
+    cluster = Cluster(monkeypatch, READY)
+    await cluster.availability.wait_for(MODEL, 0)
+    blocked = threading.Event()
+    monkeypatch.setattr(cluster.availability, "_look", lambda: blocked.wait(30))
+    monkeypatch.setattr(availability, "LOOK_TIMEOUT_S", 0.05)
+    waits = []
+    wait = asyncio.wait
+
+    async def counted(tasks, **more):
+        waits.append(more)
+        return await wait(tasks, **more)
+
+    monkeypatch.setattr(availability.asyncio, "wait", counted)
+    cluster.skipped += 100
+    for _ in range(5):
+        await cluster.availability.wait_for(MODEL, 0)
+    blocked.set()
+    assert len(waits) == 1
+    await cluster.availability.close()
+
+
+async def test_a_look_that_fails_leaves_what_was_known(monkeypatch, caplog) -> None:
+    cluster = Cluster(monkeypatch, FAILED)
+    await cluster.availability.conditions()
+
+    def broken() -> dict[str, Condition]:
+        raise KeyError("what?")
+
+    monkeypatch.setattr(cluster.availability, "_look", broken)
+    cluster.skipped += 100
+    assert await cluster.availability.conditions() == {MODEL.application: FAILED}
+    assert "cannot find out" in caplog.text
 
 
 async def test_what_is_ready_or_unknown_waits_for_nothing(monkeypatch) -> None:

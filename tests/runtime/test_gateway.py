@@ -12,6 +12,7 @@ import uvicorn
 from aiohttp import web
 
 from runtime.access.keys import FILE
+from runtime.api import query
 from runtime.api.body import MAX_BODY_BYTES
 from runtime.api.query import AT_A_TIME, MAX_PROMPTS
 from runtime.api.sse import STALL_S
@@ -689,12 +690,30 @@ async def test_the_first_apis_batch_answers_in_order_and_so_many_at_a_time(clien
 
 
 @pytest.mark.parametrize("route", ["/query/acme--model", "/query/batch/acme--model"])
-async def test_a_models_refusal_passes_through_the_first_api(client, upstream, route) -> None:
+async def test_a_models_refusal_passes_through_the_first_api(client, upstream, monkeypatch, route) -> None:
+    monkeypatch.setattr(query, "PATIENCE_S", 0.0)
     body = b'{"error": {"message": "no", "type": "rate_limit_error", "param": null, "code": "overloaded"}}'
     upstream.chat(answers(429, {"retry-after": "7"}, body=body, content_type="application/json"))
     prompt = {"prompt": "Hi"}
     response = await client.post(route, json=[prompt, prompt] if "batch" in route else prompt)
     assert (response.status_code, response.content, response.headers["retry-after"]) == (429, body, "7")
+
+
+async def test_a_batch_waits_where_the_model_has_no_place_for_all_of_it(client, upstream) -> None:
+    full = b'{"error": {"message": "no", "type": "rate_limit_error", "param": null, "code": "overloaded"}}'
+    refused = 0
+
+    async def two_places(request: web.Request) -> web.StreamResponse:
+        nonlocal refused
+        if refused < 3:
+            refused += 1
+            return await answers(429, {"retry-after": "0"}, body=full, content_type="application/json")(request)
+        return await says("Hello")(request)
+
+    upstream.chat(two_places)
+    response = await client.post("/query/batch/acme--model", json=[{"prompt": "x"}] * 4)
+    assert [each["generated_text"] for each in response.json()["acme/model"]] == ["Hello"] * 4
+    assert refused == 3
 
 
 async def test_a_model_that_cannot_answer_says_so_through_the_first_api(client, look) -> None:

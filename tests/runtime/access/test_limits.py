@@ -47,6 +47,18 @@ def test_so_many_requests_and_then_none_until_the_first_is_a_minute_old(clock: C
     assert caught.value.retry_after_s == 20, "what was refused did not count"
 
 
+def test_a_batch_counts_as_its_requests_or_not_at_all(clock: Clock) -> None:
+    limits, limited = Limits(clock=clock), key(requests=5)
+    limits.admit(limited, 3)
+    with pytest.raises(RateLimitError):
+        limits.admit(limited, 3)
+    limits.admit(limited, 2)
+    clock.now += MINUTE_S
+    with pytest.raises(RateLimitError, match="5 requests"):
+        limits.admit(limited, 6)
+    limits.admit(limited, 5)
+
+
 def test_tokens_are_paid_by_the_next_request(clock: Clock) -> None:
     limits, limited = Limits(clock=clock), key(tokens=100)
     limits.admit(limited)

@@ -9,7 +9,7 @@ import pytest
 
 from runtime.api.routes import create_app
 from runtime.engines.contract import ScoredToken
-from runtime.errors import EngineError
+from runtime.errors import EngineDeadError, EngineError
 from tests.runtime.support import events
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 50}
@@ -398,3 +398,31 @@ async def test_openais_own_client_reads_it(make_replica) -> None:
     assert text.choices[0].logprobs.top_logprobs[0] == {"G": -0.01, "F": -0.02, "H": -0.72}
     echoed = await client.completions.create(model="acme/model", prompt="Once", echo=True, stream=True)
     assert "".join([chunk.choices[0].text async for chunk in echoed]) == "OnceHello world"
+
+
+async def test_a_bug_in_mid_stream_is_one_error_event_too(make_client, engine, caplog) -> None:
+    engine.script = [b"Hel", KeyError("boom")]
+    body = {"prompt": "Hi", "stream": True}
+    async with await make_client() as client:
+        response = await client.post("/v1/completions", json=body)
+        whole = await client.post("/v1/completions", json=body | {"stream": False})
+    first, last = events(response)
+    assert first["choices"][0]["text"] == "Hel"
+    assert (
+        last
+        == whole.json()
+        == {"error": {"message": "internal error", "type": "server_error", "param": None, "code": "internal_error"}}
+    )
+    assert whole.status_code == 500
+    assert "nobody thought of" in caplog.text
+
+
+async def test_numbers_are_told_of_a_dead_engine_too(make_client, engine, monkeypatch) -> None:
+    async def dead() -> float:
+        raise EngineDeadError("gone")
+
+    monkeypatch.setattr(engine, "cache_use", dead)
+    async with await make_client() as client:
+        response = await client.get("/metrics")
+    assert response.status_code == 200
+    assert b"llm_serve" in response.content

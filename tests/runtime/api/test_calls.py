@@ -54,7 +54,7 @@ async def test_a_call_in_one_piece_has_openais_shape(make_client, engine) -> Non
     engine.script = [b"Let me see.\n", CALL]
     (choice,) = (await (await make_client()).post("/v1/chat/completions", json=CHAT)).json()["choices"]
     (call,) = choice["message"].pop("tool_calls")
-    assert choice["message"] == {"role": "assistant", "content": "Let me see."}
+    assert choice["message"] == {"role": "assistant", "content": "Let me see.", "refusal": None}
     assert choice["finish_reason"] == "tool_calls"
     assert len(call["id"]) == 9 and call["id"].isalnum()
     function = {"name": "get_weather", "arguments": '{"city": "Bern"}'}
@@ -68,7 +68,10 @@ async def test_no_content_beside_a_call_is_null_and_no_call_is_left_out(make_cli
     client = await make_client()
     answers = [(await client.post("/v1/chat/completions", json=CHAT)).json()["choices"][0] for _ in range(2)]
     assert answers[0]["message"]["content"] is None
-    assert (answers[1]["message"], answers[1]["finish_reason"]) == ({"role": "assistant", "content": "It is."}, "stop")
+    assert (answers[1]["message"], answers[1]["finish_reason"]) == (
+        {"role": "assistant", "content": "It is.", "refusal": None},
+        "stop",
+    )
 
 
 async def test_a_streamed_call_comes_as_openai_sends_it(make_client, engine) -> None:
@@ -167,7 +170,7 @@ async def test_none_means_that_the_model_does_not_hear_of_them(make_client, engi
     engine.script = [CALL]
     client = await make_client()
     body = (await client.post("/v1/chat/completions", json=CHAT | {"tool_choice": "none"})).json()
-    assert body["choices"][0]["message"] == {"role": "assistant", "content": CALL.decode()}
+    assert body["choices"][0]["message"] == {"role": "assistant", "content": CALL.decode(), "refusal": None}
     assert bytes(engine.requests[0][0]) == b"<user>Warm?<assistant>"
 
 
@@ -192,7 +195,7 @@ async def test_what_is_no_call_is_content(make_client, engine, script, max_token
     engine.script = [script]
     client = await make_client()
     (choice,) = (await client.post("/v1/chat/completions", json=CHAT | {"max_tokens": max_tokens})).json()["choices"]
-    assert choice["message"] == {"role": "assistant", "content": text or script.decode()}
+    assert choice["message"] == {"role": "assistant", "content": text or script.decode(), "refusal": None}
     assert choice["finish_reason"] == finish
 
 

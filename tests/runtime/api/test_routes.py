@@ -25,7 +25,7 @@ async def test_a_whole_chat_answer(make_client, engine) -> None:
     client = await make_client()
     answer = (await client.post("/v1/chat/completions", json=CHAT)).json()
     assert answer["object"] == "chat.completion"
-    assert answer["choices"][0]["message"] == {"role": "assistant", "content": "Hello world"}
+    assert answer["choices"][0]["message"] == {"role": "assistant", "content": "Hello world", "refusal": None}
     assert answer["choices"][0]["finish_reason"] == "stop"
     prompt = b"<user>Hi<assistant>"
     assert answer["usage"] == {"prompt_tokens": len(prompt), "completion_tokens": 11, "total_tokens": len(prompt) + 11}
