@@ -8,9 +8,9 @@ import struct
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Discriminator, Field, Tag
 
-from runtime.api.protocol import each_of
+from runtime.api.protocol import Text, TokenIds, each_of, kind_of
 from runtime.api.requests import Border
 from runtime.api.wire import Wire
 from runtime.errors import ContextLengthError, RequestError
@@ -19,16 +19,20 @@ MAX_INPUTS = 2048
 MAX_TOTAL_TOKENS = 300_000
 """Of all inputs of a request (OpenAI's limits)."""
 
-Text = Annotated[str, Field(min_length=1)]
-Tokens = Annotated[list[NonNegativeInt], Field(min_length=1)]
-Several = Field(min_length=1, max_length=MAX_INPUTS)
+Input = Annotated[
+    Annotated[Text, Tag("text")]
+    | Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True), Tag("texts")]
+    | Annotated[TokenIds, Tag("tokens")]
+    | Annotated[list[TokenIds], Field(max_length=MAX_INPUTS, fail_fast=True), Tag("token_lists")],
+    Discriminator(kind_of),
+]
 
 
 class EmbeddingRequest(Wire):
     """One input or several, as texts or as token ids."""
 
     model: Annotated[str, Field(max_length=256)] = ""
-    input: Text | Annotated[list[Text], Several] | Tokens | Annotated[list[Tokens], Several]
+    input: Input
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: None = None
     """Shorter vectors are not offered: few models are trained for them."""

@@ -57,7 +57,7 @@ Part = Annotated[
 
 
 Content = Annotated[
-    Annotated[str, Tag("text")] | Annotated[list[Part], Tag("parts")],
+    Annotated[str, Tag("text")] | Annotated[list[Part], Field(fail_fast=True), Tag("parts")],
     Discriminator(lambda content: "parts" if isinstance(content, list) else "text"),
 ]
 
@@ -98,7 +98,7 @@ class ChatMessage(Wire):
     """Who speaks, for chat templates that tell."""
     refusal: str | None = None
     """An assistant's, which is what it said."""
-    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOLS)] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     tool_call_id: CallId | None = None
     """Which call a tool's message answers."""
     function_call: object = None
@@ -189,7 +189,7 @@ def _each_name_once(tools: list[Tool]) -> list[Tool]:
     return tools
 
 
-Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS), AfterValidator(_each_name_once)]
+Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True), AfterValidator(_each_name_once)]
 ToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("word")] | Annotated[NamedTool, Tag("tool")],
     Discriminator(lambda choice: "word" if isinstance(choice, str) else "tool"),

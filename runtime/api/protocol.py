@@ -33,14 +33,17 @@ MAX_TOKENS_FIELD = 1 << 20
 
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 Stops = Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)]
-StopTokens = Annotated[list[NonNegativeInt], Field(min_length=1, max_length=MAX_STOP_TOKENS)]
+StopTokens = Annotated[list[NonNegativeInt], Field(min_length=1, max_length=MAX_STOP_TOKENS, fail_fast=True)]
+StopTokenIds = Annotated[list[NonNegativeInt | StopTokens], Field(max_length=MAX_STOP_TOKENS, fail_fast=True)]
 TokenCount = Annotated[int, Field(ge=1, le=MAX_TOKENS_FIELD)]
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 """The model's vocabulary is checked later."""
-TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
+"""`fail_fast` here and elsewhere: where all of a long list is wrong, the first error of it is enough."""
 TokenKey = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 """A token's id where it is a key in JSON."""
 Bias = Annotated[float, Field(ge=-100, le=100)]
+Biases = Annotated[dict[TokenKey, Bias], Field(max_length=MAX_BIASES, fail_fast=True)]
 
 NOT_OFFERED = frozenset({
     "allowed_token_ids", "audio", "bad_words", "chat_template", "chat_template_kwargs", "continue_final_message",
@@ -135,9 +138,9 @@ class GenerateRequest(ModelRequest):
     seed: Seed | None = None
     stop: Stops | None = None
     min_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS_FIELD)] | None = None
-    stop_token_ids: Annotated[list[NonNegativeInt | StopTokens], Field(max_length=MAX_STOP_TOKENS)] | None = None
+    stop_token_ids: StopTokenIds | None = None
     """Ids, and lists of ids that must follow each other."""
-    logit_bias: Annotated[dict[TokenKey, Bias], Field(max_length=MAX_BIASES)] | None = None
+    logit_bias: Biases | None = None
     response_format: ResponseFormat | None = None
     n: Annotated[int, Field(ge=1, le=MAX_ANSWERS)] | None = None
     """Answers to the prompt; the seed of each is one above that of the one before."""
@@ -145,10 +148,13 @@ class GenerateRequest(ModelRequest):
     """Nothing but what `n` is."""
 
 
+Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+
+
 class ChatRequest(GenerateRequest):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES), AfterValidator(check_answers)]
+    messages: Annotated[Messages, AfterValidator(check_answers)]
     max_completion_tokens: TokenCount | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -162,7 +168,7 @@ class ChatRequest(GenerateRequest):
 Text = Annotated[str, Field(min_length=1)]
 
 
-def _kind(prompt: Any) -> str:
+def kind_of(prompt: Any) -> str:
     """Which of the four kinds of prompt it is meant to be, so that an error is told of that one alone."""
     if not isinstance(prompt, list):
         return "text"
@@ -172,10 +178,10 @@ def _kind(prompt: Any) -> str:
 
 Prompt = Annotated[
     Annotated[Text, Tag("text")]
-    | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS), Tag("texts")]
+    | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True), Tag("texts")]
     | Annotated[TokenIds, Tag("tokens")]
-    | Annotated[list[TokenIds], Field(max_length=MAX_PROMPTS), Tag("token_lists")],
-    Discriminator(_kind),
+    | Annotated[list[TokenIds], Field(max_length=MAX_PROMPTS, fail_fast=True), Tag("token_lists")],
+    Discriminator(kind_of),
 ]
 
 
@@ -208,7 +214,7 @@ class TokenizeRequest(ModelRequest):
     """POST /tokenize: a prompt as a completion takes it, or messages as a chat does."""
 
     prompt: str | None = None
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
+    messages: Messages | None = None
     add_special_tokens: bool = True
     """With the start token that the model wants."""
     return_token_strs: bool = False
@@ -224,4 +230,4 @@ class TokenizeRequest(ModelRequest):
 class DetokenizeRequest(ModelRequest):
     """POST /detokenize."""
 
-    tokens: list[TokenId]
+    tokens: Annotated[list[TokenId], Field(fail_fast=True)]

@@ -10,8 +10,10 @@ import uvicorn
 from fastapi import FastAPI
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from runtime.api.body import MAX_BODY_BYTES, MAX_DEPTH, MAX_HEADER_BYTES, check_json
+from runtime.api.embeddings import EmbeddingRequest
 from runtime.api.protocol import (
     MAX_ANSWERS,
     MAX_BIASES,
@@ -22,8 +24,11 @@ from runtime.api.protocol import (
     MAX_TOKENS_FIELD,
     ChatRequest,
     CompletionRequest,
+    DetokenizeRequest,
+    TokenizeRequest,
 )
 from runtime.api.routes import create_app
+from runtime.api.wire import Wire
 from runtime.errors import RequestError
 from tests.runtime.api.test_gate import gateway_app
 from tests.runtime.asgi import JSON, Request
@@ -318,3 +323,32 @@ async def test_on_the_wire(address, monkeypatch, length, body, status) -> None:
     assert b"connection: close" in answer.lower()
     writer.close()
     await writer.wait_closed()
+
+
+MANY = 1000
+PART = {"role": "user", "content": [{}] * MANY}
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (CompletionRequest, {"prompt": [1, *[""] * MANY]}),
+        (CompletionRequest, {"prompt": [""] * 128}),
+        (CompletionRequest, {"prompt": [["", *[""] * MANY]] * 128}),
+        (CompletionRequest, {"prompt": "x", "logit_bias": {f"x{n}": 1 for n in range(MANY)}}),
+        (CompletionRequest, {"prompt": "x", "stop_token_ids": [[""] * 64] * 64}),
+        (ChatRequest, {"messages": [PART] * MANY}),
+        (ChatRequest, {"messages": [PART | {"tool_calls": [{}] * 128}] * MANY}),
+        (ChatRequest, {"messages": [{"role": "user", "content": "x"}], "tools": [{}] * 128}),
+        (TokenizeRequest, {"messages": [PART] * MANY}),
+        (DetokenizeRequest, {"tokens": [""] * MANY}),
+        (EmbeddingRequest, {"input": [1, *[""] * MANY]}),
+        (EmbeddingRequest, {"input": [""] * MANY}),
+        (EmbeddingRequest, {"input": [[""] * MANY] * MANY}),
+    ],
+)
+def test_a_body_that_is_wrong_everywhere_has_few_errors(kind: type[Wire], body: dict) -> None:
+    """Each takes a kilobyte and its time, and only the first is told."""
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate(body)
+    assert caught.value.error_count() <= 10
