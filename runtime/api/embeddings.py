@@ -8,11 +8,11 @@ import struct
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field
 
 from runtime.api.protocol import Text, TokenIds, each_of, kind_of
 from runtime.api.requests import Border
-from runtime.api.wire import Wire
+from runtime.api.wire import Wire, variant, variant_by
 from runtime.errors import ContextLengthError, RequestError
 
 MAX_INPUTS = 2048
@@ -20,11 +20,11 @@ MAX_TOTAL_TOKENS = 300_000
 """Of all inputs of a request (OpenAI's limits)."""
 
 Input = Annotated[
-    Annotated[Text, Tag("text")]
-    | Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True), Tag("texts")]
-    | Annotated[TokenIds, Tag("tokens")]
-    | Annotated[list[TokenIds], Field(max_length=MAX_INPUTS, fail_fast=True), Tag("token_lists")],
-    Discriminator(kind_of),
+    Annotated[Text, variant("text")]
+    | Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True), variant("texts")]
+    | Annotated[TokenIds, variant("tokens")]
+    | Annotated[list[TokenIds], Field(max_length=MAX_INPUTS, fail_fast=True), variant("token_lists")],
+    variant_by(kind_of),
 ]
 
 

@@ -7,10 +7,10 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from runtime.api.wire import Wire
+from runtime.api.wire import Wire, variant, variant_by
 
 MAX_TOOLS = 128
 """Tools of a request, and calls of a message (OpenAI's limit)."""
@@ -50,15 +50,15 @@ def _only_text(part: Any) -> Any:
 
 
 Part = Annotated[
-    Annotated[TextPart, Tag("text")] | Annotated[RefusalPart, Tag("refusal")],
-    Discriminator(lambda part: "refusal" if isinstance(part, dict) and part.get("type") == "refusal" else "text"),
+    Annotated[TextPart, variant("text")] | Annotated[RefusalPart, variant("refusal")],
+    variant_by(lambda part: "refusal" if isinstance(part, dict) and part.get("type") == "refusal" else "text"),
     BeforeValidator(_only_text),
 ]
 
 
 Content = Annotated[
-    Annotated[str, Tag("text")] | Annotated[list[Part], Field(fail_fast=True), Tag("parts")],
-    Discriminator(lambda content: "parts" if isinstance(content, list) else "text"),
+    Annotated[str, variant("text")] | Annotated[list[Part], Field(fail_fast=True), variant("parts")],
+    variant_by(lambda content: "parts" if isinstance(content, list) else "text"),
 ]
 
 
@@ -191,6 +191,6 @@ def _each_name_once(tools: list[Tool]) -> list[Tool]:
 
 Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True), AfterValidator(_each_name_once)]
 ToolChoice = Annotated[
-    Annotated[Literal["none", "auto", "required"], Tag("word")] | Annotated[NamedTool, Tag("tool")],
-    Discriminator(lambda choice: "word" if isinstance(choice, str) else "tool"),
+    Annotated[Literal["none", "auto", "required"], variant("word")] | Annotated[NamedTool, variant("tool")],
+    variant_by(lambda choice: "word" if isinstance(choice, str) else "tool"),
 ]

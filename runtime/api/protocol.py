@@ -8,10 +8,10 @@ Source: OpenAI API reference, "Chat completions" and "Completions"; `top_k`, `mi
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Discriminator, Field, NonNegativeInt, Tag, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, NonNegativeInt, model_validator
 
 from runtime.api.messages import ChatMessage, ToolChoice, Tools, check_answers
-from runtime.api.wire import Wire
+from runtime.api.wire import Wire, variant, variant_by
 from runtime.schema.generation import MinP, Penalty, Seed, Temperature, TopK, TopP
 
 MAX_STOPS = 4
@@ -32,9 +32,16 @@ MAX_TOKENS_FIELD = 1 << 20
 """Upper bound of every count of tokens in a request; the model's context is checked later."""
 
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
-Stops = Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)]
+Stops = Annotated[
+    Annotated[Stop, variant("text")] | Annotated[list[Stop], Field(max_length=MAX_STOPS), variant("texts")],
+    variant_by(lambda stop: "texts" if isinstance(stop, list) else "text"),
+]
 StopTokens = Annotated[list[NonNegativeInt], Field(min_length=1, max_length=MAX_STOP_TOKENS, fail_fast=True)]
-StopTokenIds = Annotated[list[NonNegativeInt | StopTokens], Field(max_length=MAX_STOP_TOKENS, fail_fast=True)]
+StopTokenOrTokens = Annotated[
+    Annotated[NonNegativeInt, variant("token")] | Annotated[StopTokens, variant("tokens")],
+    variant_by(lambda stop: "tokens" if isinstance(stop, list) else "token"),
+]
+StopTokenIds = Annotated[list[StopTokenOrTokens], Field(max_length=MAX_STOP_TOKENS, fail_fast=True)]
 TokenCount = Annotated[int, Field(ge=1, le=MAX_TOKENS_FIELD)]
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 """The model's vocabulary is checked later."""
@@ -169,7 +176,7 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 def kind_of(prompt: Any) -> str:
-    """Which of the four kinds of prompt it is meant to be, so that an error is told of that one alone."""
+    """Which of the four kinds of prompt it is meant to be."""
     if not isinstance(prompt, list):
         return "text"
     first = prompt[0] if prompt else ""
@@ -177,11 +184,11 @@ def kind_of(prompt: Any) -> str:
 
 
 Prompt = Annotated[
-    Annotated[Text, Tag("text")]
-    | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True), Tag("texts")]
-    | Annotated[TokenIds, Tag("tokens")]
-    | Annotated[list[TokenIds], Field(max_length=MAX_PROMPTS, fail_fast=True), Tag("token_lists")],
-    Discriminator(kind_of),
+    Annotated[Text, variant("text")]
+    | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True), variant("texts")]
+    | Annotated[TokenIds, variant("tokens")]
+    | Annotated[list[TokenIds], Field(max_length=MAX_PROMPTS, fail_fast=True), variant("token_lists")],
+    variant_by(kind_of),
 ]
 
 

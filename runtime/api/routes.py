@@ -29,6 +29,7 @@ from runtime.api.requests import Border, ValidRequest
 from runtime.api.responses import INTERNAL_ERROR, Delta, Shape, Usage, error_body, joined, model_entry
 from runtime.api.sse import DONE, HEARTBEAT, EventStream, event, while_connected
 from runtime.api.tokens import add_token_routes
+from runtime.api.wire import field_of
 from runtime.application import ModelDetails
 from runtime.errors import EngineError, LLMServeError, ModelNotFoundError, RequestError
 from runtime.metrics import CONTENT_TYPE, RESPONSES, Metrics
@@ -232,7 +233,7 @@ async def _invalid_body(_: Request, error: Exception) -> Response:
     """The first finding; pydantic's place becomes OpenAI's `param`."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    param = ".".join(str(step) for step in first["loc"] if step != "body") or None
+    param = field_of(first["loc"][1:])  # less the word `body`
     message = first["msg"].removeprefix("Value error, ")
     return error_response(RequestError(f"{param}: {message}" if param else message, param))
 

@@ -340,21 +340,22 @@ async def test_the_longest_answer_is_each_prompts_own(make_client, engine) -> No
 @pytest.mark.parametrize(
     ("body", "param"),
     [
-        ({"prompt": ""}, "prompt.text"),
-        ({"prompt": 5}, "prompt.text"),
-        ({"prompt": []}, "prompt.texts"),
-        ({"prompt": [""]}, "prompt.texts.0"),
-        ({"prompt": ["a"] * 129}, "prompt.texts"),
-        ({"prompt": ["a", 1]}, "prompt.texts.1"),
-        ({"prompt": [1, "a"]}, "prompt.tokens.1"),
-        ({"prompt": [1.0]}, "prompt.texts.0"),
-        ({"prompt": [True]}, "prompt.tokens.0"),
-        ({"prompt": [-1]}, "prompt.tokens.0"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": 5}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [""]}, "prompt.0"),
+        ({"prompt": ["a"] * 129}, "prompt"),
+        ({"prompt": ["a", 1]}, "prompt.1"),
+        ({"prompt": [1, "a"]}, "prompt.1"),
+        ({"prompt": [1.0]}, "prompt.0"),
+        ({"prompt": [True]}, "prompt.0"),
+        ({"prompt": [-1]}, "prompt.0"),
         ({"prompt": [256]}, "prompt"),
-        ({"prompt": [1 << 31]}, "prompt.tokens.0"),
-        ({"prompt": [[1], []]}, "prompt.token_lists.1"),
+        ({"prompt": [1 << 31]}, "prompt.0"),
+        ({"prompt": [[1], []]}, "prompt.1"),
+        ({"prompt": [[1, -1]]}, "prompt.0.1"),
         ({"prompt": [[1], [256]]}, "prompt.1"),
-        ({"prompt": [[1]] * 129}, "prompt.token_lists"),
+        ({"prompt": [[1]] * 129}, "prompt"),
         ({"prompt": ["a", "b" * 60]}, "prompt.1"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": -1, "echo": True}, "max_tokens"),
@@ -364,13 +365,22 @@ async def test_the_longest_answer_is_each_prompts_own(make_client, engine) -> No
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"max_completion_tokens": 2}, "max_completion_tokens"),
         ({"suffix": "end"}, "suffix"),
+        ({"stop": ""}, "stop"),
+        ({"stop": 5}, "stop"),
+        ({"stop": [""]}, "stop.0"),
+        ({"stop": ["a"] * 5}, "stop"),
+        ({"stop_token_ids": 5}, "stop_token_ids"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids.0"),
+        ({"stop_token_ids": ["a"]}, "stop_token_ids.0"),
+        ({"stop_token_ids": [1, [2, -1]]}, "stop_token_ids.1.1"),
+        ({"logit_bias": {"x": 1}}, "logit_bias.x"),
     ],
 )
 async def test_what_completions_refuse(make_client, engine, body, param) -> None:
     client = await make_client()
     response = await client.post("/v1/completions", json=TEXT | body)
-    assert response.status_code == 400
-    assert response.json()["error"]["param"] == param
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, param)
     assert engine.requests == []
 
 

@@ -92,7 +92,10 @@ async def test_do_sample_false_is_greedy_until_the_request_says_otherwise(make_c
     [
         ({"messages": []}, 400, "messages", None),
         ({"messages": [{"role": "robot", "content": "x"}]}, 400, "messages.0.role", None),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, None, None),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages.0.content.0", None),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, 400, "messages.0.content.0.text", None),
+        ({"messages": [{"role": "user", "content": 5}]}, 400, "messages.0.content", None),
+        ({"tool_choice": {"type": "function"}, "tools": []}, 400, "tool_choice.function", None),
         ({"temperature": "hot"}, 400, "temperature", None),
         ({"min_tokens": 51}, 400, "min_tokens", None),
         ({"max_tokens": 0}, 400, "max_tokens", None),
