@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 
+from runtime.access.visit import current_visit
 from runtime.admission import Admission
 from runtime.api.requests import Border, ValidRequest
 from runtime.api.responses import Delta
@@ -103,6 +104,7 @@ class Replica:
         wanted = [(request, number) for request in requests for number in range(request.n)]
         places, meter = min(len(wanted), self._loaded()[1].generation.max_batch_size), self._meter
         with meter.errors(), self._admission.admit(places), meter.request(*requests) as observed:
+            current_visit().take(prompt=sum(len(request.prompt) for request in requests))
             await self._check(requests[0])
             turns = asyncio.Semaphore(places)
             answers = [
@@ -119,6 +121,7 @@ class Replica:
         engine, _ = self._loaded()
         tokens = sum(map(len, prompts))
         with self._meter.errors(), self._admission.admit(), self._meter.embedding(tokens):
+            current_visit().take(prompt=tokens)
             vectors = [asyncio.ensure_future(engine.embed(prompt)) for prompt in prompts]
             try:
                 return await asyncio.gather(*vectors)

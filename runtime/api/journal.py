@@ -77,12 +77,11 @@ def _record(scope: Scope, visit: Visit, status: int | None, duration_s: float) -
     _log.log(logging.INFO if is_news else logging.DEBUG, "request", extra=fields)
 
 
-async def counted(answer: AsyncGenerator[Delta, None], prompt_tokens: int) -> AsyncGenerator[Delta, None]:
+async def counted(answer: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
     """The answer as it is, while its tokens are put on the request's account."""
     visit, counts = current_visit(), dict[int, int]()
     async with aclosing(answer) as deltas:
         async for delta in deltas:
-            prompt = 0 if counts else prompt_tokens
-            visit.take(prompt=prompt, answer=delta.tokens - counts.get(delta.index, 0))
+            visit.take(answer=delta.tokens - counts.get(delta.index, 0))
             counts[delta.index] = delta.tokens
             yield delta

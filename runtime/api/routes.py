@@ -118,9 +118,7 @@ def create_app(served: Served, tracer: Tracer = tracing.NOBODY) -> FastAPI:
         prompts = await asyncio.to_thread(prompts_of, body, border)
         async with deadline(border.settings.request_timeout_s):
             vectors = await while_connected(request, served.embed(prompts))
-        tokens = sum(map(len, prompts))
-        current_visit().take(prompt=tokens)
-        return JSONResponse(embeddings_body(body, served.model_id, vectors, tokens))
+        return JSONResponse(embeddings_body(body, served.model_id, vectors, sum(map(len, prompts))))
 
     add_token_routes(app, served.border, partial(_check_model, served))
     return app
@@ -152,7 +150,7 @@ async def _respond(
 ) -> Response:
     one = valid[0]
     shape = Shape(body.model or served.model_id, chat, one.sampling.logprobs is not None, one.calls is not None)
-    answer = counted(served.answer(*valid), _prompt_tokens(valid))
+    answer = counted(served.answer(*valid))
     timeout_s = served.border().settings.request_timeout_s
     if one.calls is not None:
         answer = with_calls(answer, one.calls)

@@ -2,11 +2,12 @@
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 
 import pytest
 
+from runtime.access.visit import VISIT, Visit
 from runtime.api.requests import ValidRequest
 from runtime.api.responses import Delta
 from runtime.application import ModelSettings
@@ -307,3 +308,37 @@ async def test_secrets_come_from_the_nodes_environment(engine, monkeypatch, tmp_
     monkeypatch.setenv("HELD_BY_THE_NODE", "secret")
     await replica.configure(settings_for())
     assert seen == ["secret"]
+
+
+@pytest.fixture
+def visit() -> Iterator[Visit]:
+    """The request at work."""
+    token = VISIT.set(visit := Visit())
+    yield visit
+    VISIT.reset(token)
+
+
+async def test_a_prompt_is_on_the_account_before_there_is_an_answer(make_replica, engine, visit) -> None:
+    engine.script = [asyncio.Event()]
+    replica = await make_replica(max_batch_size=1, max_waiting_requests=0)
+    waiting = asyncio.create_task(anext(replica.answer(asking())))
+    while not engine.running:
+        await asyncio.sleep(0)
+    assert visit.prompt_tokens == 3
+    with pytest.raises(OverloadedError):
+        await anext(replica.answer(asking()))
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert visit.prompt_tokens == 3
+
+
+async def test_what_is_embedded_is_on_the_account_though_it_fails(make_replica, engine, visit) -> None:
+    async def embed(_: Sequence[int]) -> Sequence[float]:
+        assert visit.prompt_tokens == 3
+        raise EngineError("boom")
+
+    engine.embed = embed
+    replica = await make_replica()
+    with pytest.raises(EngineError):
+        await replica.embed([(1, 2), (3,)])
+    assert visit.prompt_tokens == 3
