@@ -1,8 +1,9 @@
 """One replica: an engine, its text, its limits. Knows nothing of Ray."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
+from itertools import islice
 
 from runtime.access.visit import current_visit
 from runtime.admission import Admission
@@ -106,12 +107,11 @@ class Replica:
         with meter.errors(), self._admission.admit(places), meter.request(*requests) as observed:
             current_visit().take(prompt=sum(len(request.prompt) for request in requests))
             await self._check(requests[0])
-            turns = asyncio.Semaphore(places)
-            answers = [
-                self._one_answer(request.sampled(number), index, turns, observed)
+            answers = (
+                self._one_answer(request.sampled(number), index, observed)
                 for index, (request, number) in enumerate(wanted)
-            ]
-            async with aclosing(answers[0] if len(answers) == 1 else _merged(answers)) as deltas:
+            )
+            async with aclosing(next(answers) if len(wanted) == 1 else _merged(answers, places)) as deltas:
                 async for delta in deltas:
                     observed.piece(delta)
                     yield delta
@@ -137,14 +137,12 @@ class Replica:
             except GrammarError as error:
                 raise RequestError(f"{constraint.source}: {error}", constraint.source) from error
 
-    async def _one_answer(
-        self, request: ValidRequest, index: int, turns: asyncio.Semaphore, observed: Observed
-    ) -> AsyncGenerator[Delta, None]:
+    async def _one_answer(self, request: ValidRequest, index: int, observed: Observed) -> AsyncGenerator[Delta, None]:
         engine, _ = self._loaded()
         sampling = request.sampling
         transcript = Transcript(engine.tokenizer, request.stops, sampling.min_new_tokens, request.marks, request.echo)
         text = request.echo.text
-        async with turns, aclosing(engine.generate(request.prompt, sampling)) as batches:
+        async with aclosing(engine.generate(request.prompt, sampling)) as batches:
             async for tokens in batches:
                 observed.in_slot(index)
                 for token in tokens:
@@ -182,9 +180,11 @@ class Replica:
         return self._engine, self._settings
 
 
-async def _merged(answers: Sequence[AsyncGenerator[Delta, None]]) -> AsyncGenerator[Delta, None]:
-    """What all of them yield, as it comes. An error of one ends them all, and so does closing."""
-    awaited = {asyncio.ensure_future(anext(answer)): answer for answer in answers}
+async def _merged(answers: Iterator[AsyncGenerator[Delta, None]], at_a_time: int) -> AsyncGenerator[Delta, None]:
+    """What all of them yield, as it comes. The first so many begin at once, each other one when one has ended. An error
+    of one ends them all, and so does closing.
+    """
+    awaited = {asyncio.ensure_future(anext(answer)): answer for answer in islice(answers, at_a_time)}
     try:
         while awaited:
             done, _ = await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
@@ -193,6 +193,7 @@ async def _merged(answers: Sequence[AsyncGenerator[Delta, None]]) -> AsyncGenera
                 try:
                     delta = task.result()
                 except StopAsyncIteration:
+                    awaited |= {asyncio.ensure_future(anext(answer)): answer for answer in islice(answers, 1)}
                     continue
                 awaited[asyncio.ensure_future(anext(answer))] = answer
                 yield delta
@@ -200,5 +201,5 @@ async def _merged(answers: Sequence[AsyncGenerator[Delta, None]]) -> AsyncGenera
         for task in awaited:
             task.cancel()
         await asyncio.gather(*awaited, return_exceptions=True)
-        for answer in answers:
+        for answer in awaited.values():
             await answer.aclose()

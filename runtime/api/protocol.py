@@ -26,6 +26,8 @@ MAX_BIASES = 1024
 MAX_MESSAGES = 1024
 MAX_PROMPTS = 128
 """Prompts of a request."""
+MAX_ANSWERS_TOGETHER = 128
+"""Answers to all prompts of a request together."""
 MAX_SCORED_TOKENS = 1 << 17
 """Tokens of prompts that a request may have scored; each takes about a kilobyte until it is sent."""
 MAX_TOKENS_FIELD = 1 << 20

@@ -8,7 +8,13 @@ from runtime.access.visit import current_visit
 from runtime.api.calls import calls_asked_for, forced_by, known_format, messages_of
 from runtime.api.formats import constraint_of
 from runtime.api.messages import ChatMessage
-from runtime.api.protocol import MAX_SCORED_TOKENS, ChatRequest, CompletionRequest, GenerateRequest
+from runtime.api.protocol import (
+    MAX_ANSWERS_TOGETHER,
+    MAX_SCORED_TOKENS,
+    ChatRequest,
+    CompletionRequest,
+    GenerateRequest,
+)
 from runtime.application import ModelSettings
 from runtime.engines.contract import Limits, Sampling, Tokenizer
 from runtime.errors import ContextLengthError, RequestError
@@ -98,6 +104,9 @@ class Border:
         if request.max_tokens == 0 and not request.echo:
             raise RequestError("max_tokens: 0 leaves nothing to answer without `echo: true`", "max_tokens")
         prompts = request.prompts
+        if (answers := len(prompts) * (request.n or 1)) > MAX_ANSWERS_TOGETHER:
+            problem = f"n: the prompts have {answers} answers together; at most {MAX_ANSWERS_TOGETHER} are given"
+            raise RequestError(problem, "n")
         params = ["prompt"] if len(prompts) == 1 else [f"prompt.{number}" for number in range(len(prompts))]
         valid = [self._completion(prompt, request, param) for prompt, param in zip(prompts, params, strict=True)]
         if (scored := sum(each.n * len(each.echo.tokens) for each in valid)) > MAX_SCORED_TOKENS:

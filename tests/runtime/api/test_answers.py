@@ -1,6 +1,8 @@
 """What a request may want of its answers besides their text: log-probabilities, several of them, an echo, stops."""
 
 import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 
 import httpx
@@ -8,7 +10,7 @@ import openai
 import pytest
 
 from runtime.api.routes import create_app
-from runtime.engines.contract import ScoredToken
+from runtime.engines.contract import Sampling, ScoredToken
 from runtime.errors import EngineDeadError, EngineError
 from tests.runtime.support import events
 
@@ -324,6 +326,25 @@ async def test_only_so_many_tokens_are_scored_together(make_client, engine, monk
     assert (await client.post("/v1/completions", json=TEXT | {"prompt": ["Once"] * 5, "echo": True})).status_code == 200
 
 
+async def test_answers_that_wait_for_their_turn_have_not_begun(make_client, engine) -> None:
+    client, most, inner = await make_client(max_batch_size=3), 0, engine.generate
+
+    async def generate(prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[list[int], None]:
+        nonlocal most
+        async with aclosing(inner(prompt, sampling)) as batches:
+            async for batch in batches:
+                most = max(most, len(asyncio.all_tasks()))
+                yield batch
+
+    engine.generate = generate
+    before = len(asyncio.all_tasks())
+    response = await client.post("/v1/completions", json=TEXT | {"prompt": ["Once"] * 16, "n": 8})
+    choices = response.json()["choices"]
+    assert [(choice["index"], choice["text"]) for choice in choices] == [(n, "Hello world") for n in range(128)]
+    assert len(engine.requests) == 128
+    assert before + 3 < most < before + 12
+
+
 async def test_one_prompt_may_stand_in_a_list(make_client, engine) -> None:
     client = await make_client()
     for prompt in ("Once", ["Once"], list(b"Once"), [list(b"Once")]):
@@ -365,6 +386,8 @@ async def test_the_longest_answer_is_each_prompts_own(make_client, engine) -> No
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"max_completion_tokens": 2}, "max_completion_tokens"),
         ({"suffix": "end"}, "suffix"),
+        ({"prompt": ["a"] * 128, "n": 2}, "n"),
+        ({"prompt": ["a"] * 9, "n": 15}, "n"),
         ({"stop": ""}, "stop"),
         ({"stop": 5}, "stop"),
         ({"stop": [""]}, "stop.0"),
