@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from runtime import metrics, tracing
 from runtime.api.requests import ValidRequest
 from runtime.api.responses import Delta
-from runtime.errors import LLMServeError, http_error
+from runtime.errors import DeadlineError, LLMServeError, http_error
 from runtime.metrics import Metrics, Names
 
 TELL_S = 0.01
@@ -48,8 +48,8 @@ class Meter:
         observed = Observed(self, tokens, answers, self._clock)
         try:
             yield observed
-        except LLMServeError:
-            observed.end("error")
+        except LLMServeError as error:
+            observed.end("timeout" if isinstance(error, DeadlineError) else "error")
             raise
         finally:
             observed.end("cancelled")

@@ -72,13 +72,13 @@ CACHE_USE = Metric(
 ANSWERS = Metric(
     "llm_serve_answers_total",
     "counter",
-    "Answers by what ended them: stop, length and the like; error; cancelled where the client went or a deadline came.",
+    "Answers by what ended them: stop, length and the like; error; timeout; cancelled where the client went.",
     ("model", "reason"),
 )
 ERRORS = Metric(
     "llm_serve_errors_total",
     "counter",
-    "Valid requests that failed, by the error's code: overloaded, engine_error, out_of_memory, model_unavailable.",
+    "Valid requests that failed, by their error's code: overloaded, timeout, engine_error, out_of_memory, and so on.",
     ("model", "code"),
 )
 RESPONSES = Metric(

@@ -10,6 +10,7 @@ from runtime.admission import Admission
 from runtime.api.requests import Border, ValidRequest
 from runtime.api.responses import Delta
 from runtime.application import ModelArguments, ModelDetails, ModelSettings
+from runtime.deadline import Deadline
 from runtime.engines.contract import Batching, Engine
 from runtime.errors import ConfigError, EngineError, GrammarError, RequestError
 from runtime.loading import load_model
@@ -100,31 +101,35 @@ class Replica:
         """The answers in pieces; closing frees their slots.
 
         They take a place each, but no more than there are slots: those beyond wait for the first to end. Raises
-        OverloadedError and RequestError at the first, EngineError at any.
+        OverloadedError and RequestError at the first, EngineError and DeadlineError at any.
         """
+        _, settings = self._loaded()
+        deadline = Deadline(settings.request_timeout_s)
         wanted = [(request, number) for request in requests for number in range(request.n)]
-        places, meter = min(len(wanted), self._loaded()[1].generation.max_batch_size), self._meter
+        places, meter = min(len(wanted), settings.generation.max_batch_size), self._meter
         with meter.errors(), self._admission.admit(places), meter.request(*requests) as observed:
             current_visit().take(prompt=sum(len(request.prompt) for request in requests))
-            await self._check(requests[0])
+            async with deadline.kept():
+                await self._check(requests[0])
             answers = (
                 self._one_answer(request.sampled(number), index, observed)
                 for index, (request, number) in enumerate(wanted)
             )
             async with aclosing(next(answers) if len(wanted) == 1 else _merged(answers, places)) as deltas:
-                async for delta in deltas:
+                async for delta in deadline.pieces(deltas):
                     observed.piece(delta)
                     yield delta
 
     async def embed(self, prompts: Sequence[Sequence[int]]) -> list[Sequence[float]]:
-        """Their vectors. All of a request take one place. Raises OverloadedError, EngineError."""
-        engine, _ = self._loaded()
+        """Their vectors. All of a request take one place. Raises OverloadedError, EngineError, DeadlineError."""
+        engine, settings = self._loaded()
         tokens = sum(map(len, prompts))
         with self._meter.errors(), self._admission.admit(), self._meter.embedding(tokens):
             current_visit().take(prompt=tokens)
             vectors = [asyncio.ensure_future(engine.embed(prompt)) for prompt in prompts]
             try:
-                return await asyncio.gather(*vectors)
+                async with Deadline(settings.request_timeout_s).kept():
+                    return await asyncio.gather(*vectors)
             finally:
                 for each in vectors:
                     each.cancel()

@@ -5,11 +5,10 @@ time, every token goes out at once, and the first one always does.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
 from runtime.api.responses import Delta, joined
-from runtime.errors import DeadlineError
 
 HEARTBEAT_S = 10.0
 """Seconds without anything to send after which a client is told that its request is still alive."""
@@ -20,35 +19,19 @@ MAX_PENDING = 256
 """Pieces of a stream that wait for its client; what comes then stays in the engine, as tokens."""
 
 
-@asynccontextmanager
-async def deadline(seconds: float | None) -> AsyncIterator[None]:
-    """Raises DeadlineError when the block takes longer. None: it may."""
-    limit = asyncio.timeout(seconds)
-    try:
-        async with limit:
-            yield
-    except TimeoutError as error:
-        if not limit.expired():
-            raise  # somebody else's
-        problem = f"the answer was not complete after {seconds:g} s, the longest that this model may take"
-        raise DeadlineError(problem) from error
-
-
 class Pump:
     """The streams of one model."""
 
     def __init__(self) -> None:
         self.streams = 0
 
-    async def pieces(
-        self, answer: AsyncGenerator[Delta, None], timeout_s: float | None = None
-    ) -> AsyncGenerator[Sequence[Delta], None]:
+    async def pieces(self, answer: AsyncGenerator[Delta, None]) -> AsyncGenerator[Sequence[Delta], None]:
         """What has come since the last time, at most one piece of each answer; an empty one is a heartbeat.
 
-        Raises what `answer` raises, once all that came before it is out, and DeadlineError. Closing closes `answer`.
+        Raises what `answer` raises, once all that came before it is out. Closing closes `answer`.
         """
         loop, stream = asyncio.get_running_loop(), _Stream()
-        reading = asyncio.ensure_future(stream.read(answer, timeout_s))
+        reading = asyncio.ensure_future(stream.read(answer))
         reading.add_done_callback(lambda _: stream.news.set())
         self.streams += 1
         due = 0.0
@@ -77,8 +60,8 @@ class _Stream:
         self.pending: list[Delta] = []
         self.news, self.room = asyncio.Event(), asyncio.Event()
 
-    async def read(self, answer: AsyncGenerator[Delta, None], timeout_s: float | None) -> None:
-        async with deadline(timeout_s), aclosing(answer):
+    async def read(self, answer: AsyncGenerator[Delta, None]) -> None:
+        async with aclosing(answer):
             async for delta in answer:
                 self.pending.append(delta)
                 self.news.set()

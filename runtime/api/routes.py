@@ -23,7 +23,7 @@ from runtime.api.observed import CLIENT_CLOSED, Watch
 from runtime.api.openapi import STREAMED
 from runtime.api.protection import ProtectedApp
 from runtime.api.protocol import ChatRequest, CompletionRequest, GenerateRequest
-from runtime.api.pump import Pump, deadline
+from runtime.api.pump import Pump
 from runtime.api.refusal import error_response
 from runtime.api.requests import Border, ValidRequest
 from runtime.api.responses import INTERNAL_ERROR, Delta, Shape, Usage, error_body, joined, model_entry
@@ -55,11 +55,11 @@ class Served(Protocol):
 
     def answer(self, *requests: ValidRequest) -> AsyncGenerator[Delta, None]:
         """The answers in pieces, those of a request one after the other by their index. Raises OverloadedError at the
-        first piece, EngineError at any.
+        first piece, EngineError and DeadlineError at any.
         """
 
     async def embed(self, prompts: Sequence[Sequence[int]]) -> Sequence[Sequence[float]]:
-        """Their vectors. Raises OverloadedError, EngineError."""
+        """Their vectors. Raises OverloadedError, EngineError, DeadlineError."""
 
     async def measure(self) -> None:
         """Bring up to date what of `metrics` nobody counts as it happens. Raises EngineError."""
@@ -114,10 +114,8 @@ def create_app(served: Served, tracer: Tracer = tracing.NOBODY) -> FastAPI:
     @app.post("/v1/embeddings")
     async def embeddings(body: Annotated[EmbeddingRequest, Body()], request: Request) -> Response:
         _check_model(served, body.model)
-        border = served.border()
-        prompts = await asyncio.to_thread(prompts_of, body, border)
-        async with deadline(border.settings.request_timeout_s):
-            vectors = await while_connected(request, served.embed(prompts))
+        prompts = await asyncio.to_thread(prompts_of, body, served.border())
+        vectors = await while_connected(request, served.embed(prompts))
         return JSONResponse(embeddings_body(body, served.model_id, vectors, sum(map(len, prompts))))
 
     add_token_routes(app, served.border, partial(_check_model, served))
@@ -151,14 +149,13 @@ async def _respond(
     one = valid[0]
     shape = Shape(body.model or served.model_id, chat, one.sampling.logprobs is not None, one.calls is not None)
     answer = counted(served.answer(*valid))
-    timeout_s = served.border().settings.request_timeout_s
     if one.calls is not None:
         answer = with_calls(answer, one.calls)
     if not body.stream:
-        return JSONResponse(await while_connected(request, _whole(answer, shape, valid, timeout_s)))
+        return JSONResponse(await while_connected(request, _whole(answer, shape, valid)))
     with_usage = body.stream_options is not None and body.stream_options.include_usage
     pump: Pump = request.app.state.pump
-    events = _events(pump.pieces(answer, timeout_s), shape, valid, with_usage=with_usage)
+    events = _events(pump.pieces(answer), shape, valid, with_usage=with_usage)
     first = await while_connected(request, anext(events))  # until it is there, an error still has a status
     return EventStream(events, first=first)
 
@@ -171,11 +168,9 @@ def _answers(valid: Sequence[ValidRequest]) -> int:
     return sum(each.n for each in valid)
 
 
-async def _whole(
-    answer: AsyncGenerator[Delta, None], shape: Shape, valid: Sequence[ValidRequest], timeout_s: float | None
-) -> dict[str, object]:
+async def _whole(answer: AsyncGenerator[Delta, None], shape: Shape, valid: Sequence[ValidRequest]) -> dict[str, object]:
     pieces: list[list[Delta]] = [[] for _ in range(_answers(valid))]
-    async with deadline(timeout_s), aclosing(answer):
+    async with aclosing(answer):
         async for delta in answer:
             pieces[delta.index].append(delta)
     answers = [joined(each) for each in pieces]

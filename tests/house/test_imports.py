@@ -65,7 +65,7 @@ LAYERS = {
         ("runtime.workers",),
         ("runtime.metrics", "runtime.tracing"),
         ("runtime.api",),
-        ("runtime.admission", "runtime.availability", "runtime.meter", "runtime.warmup"),
+        ("runtime.admission", "runtime.availability", "runtime.deadline", "runtime.meter", "runtime.warmup"),
         ("runtime.replica", "runtime.gateway"),
         ("runtime.node_metrics",),
         ("runtime.serve",),

@@ -1,12 +1,15 @@
 """Deadlines: an answer that takes longer than the model's `request_timeout_s` ends, and frees its slot."""
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 
 import httpx
 import pytest
 
 from runtime.api.routes import create_app
 from tests.runtime.support import events, settings_for
+from tests.runtime.test_meter import number
 
 ASKED = {"prompt": "Once", "max_tokens": 50}
 PATH = "/v1/completions"
@@ -46,6 +49,8 @@ async def test_an_answer_that_takes_too_long_is_a_504(client, replica, engine, a
     assert (response.status_code, error["type"], error["code"]) == (504, "server_error", "timeout")
     assert "20 s" in error["message"]
     assert engine.running == replica._admission.inside == 0
+    assert number(replica.metrics, "answers_total", "timeout") == 1
+    assert number(replica.metrics, "errors_total", "timeout") == 1
 
 
 async def test_a_stream_that_takes_too_long_ends_with_an_error_event(client, replica, engine, advance) -> None:
@@ -56,6 +61,24 @@ async def test_a_stream_that_takes_too_long_ends_with_an_error_event(client, rep
     assert found[0]["choices"][0]["text"] == "Hel"
     assert found[-1]["error"]["code"] == "timeout"
     assert engine.running == replica._admission.inside == 0
+    assert number(replica.metrics, "answers_total", "timeout") == 1
+    assert number(replica.metrics, "errors_total", "timeout") == 1
+    assert number(replica.metrics, "answers_total", "cancelled") is None
+
+
+async def test_vectors_that_take_too_long_are_a_504(client, replica, engine, advance) -> None:
+    async def embed(_: Sequence[int]) -> Sequence[float]:
+        engine.running += 1
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    engine.embed, engine.limits = embed, replace(engine.limits, embeds=True)
+    asking = asyncio.create_task(client.post("/v1/embeddings", json={"input": "a"}))
+    while not engine.running:
+        await asyncio.sleep(0)
+    advance(TIMEOUT_S + 0.5)
+    assert (await asking).status_code == 504
+    assert number(replica.metrics, "errors_total", "timeout") == 1
 
 
 async def test_a_new_deadline_holds_for_the_next_request(client, replica, engine, advance) -> None:

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.api import pump as pump_module
-from runtime.api.pump import HEARTBEAT_S, MAX_PENDING, Pump, deadline
+from runtime.api.pump import HEARTBEAT_S, MAX_PENDING, Pump
 from runtime.api.responses import Delta, joined
-from runtime.errors import DeadlineError, EngineError
+from runtime.errors import EngineError
 
 Step = Delta | Exception | asyncio.Event
 
@@ -121,36 +121,6 @@ async def test_closing_closes_the_answer_wherever_it_is(began: bool) -> None:
     await asyncio.gather(waiting, return_exceptions=True)
     await pieces.aclose()
     assert answer.closed and pump.streams == 0
-
-
-async def test_an_answer_ends_at_its_deadline_whether_it_has_begun_or_not(advance) -> None:
-    for steps in ([], [Delta("a", 1)]):
-        answer = Answer(*steps, asyncio.Event())
-        pieces = Pump().pieces(answer.pieces(), timeout_s=5)
-        for delta in steps:
-            assert await anext(pieces) == [delta]
-        waiting = asyncio.ensure_future(anext(pieces))
-        await turns()
-        advance(4.9)
-        await turns()
-        assert not waiting.done()
-        advance(0.2)
-        with pytest.raises(DeadlineError, match="after 5 s"):
-            await waiting
-        assert answer.closed
-
-
-async def test_without_a_deadline_there_is_none(advance) -> None:
-    async with deadline(None):
-        advance(1e6)
-        await turns()
-
-
-@pytest.mark.parametrize("seconds", [None, 5])
-async def test_somebody_elses_timeout_is_no_deadline(seconds) -> None:
-    with pytest.raises(TimeoutError):
-        async with deadline(seconds):
-            raise TimeoutError
 
 
 async def test_many_streams_share_what_can_be_written(advance, monkeypatch) -> None:
