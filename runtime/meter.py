@@ -8,7 +8,7 @@ from runtime import metrics, tracing
 from runtime.api.requests import ValidRequest
 from runtime.api.responses import Delta
 from runtime.errors import DeadlineError, LLMServeError, http_error
-from runtime.metrics import Metrics, Names
+from runtime.metrics import Metrics
 
 TELL_S = 0.01
 """Tokens of one answer that come sooner after each other are told of together: to tell costs more than to make them."""
@@ -23,7 +23,6 @@ class Meter:
         self._model = model
         self._counts = counts
         self._clock = clock
-        self._fields = Names()
         self.running = self.waiting = 0
         """Answers."""
         self.show_load()
@@ -43,8 +42,6 @@ class Meter:
         """A request that was admitted, with all its prompts, from its beginning to its end, however it comes."""
         tokens, answers = sum(len(each.prompt) for each in prompts), sum(each.n for each in prompts)
         self.add(metrics.PROMPT_TOKENS, tokens)
-        for name in prompts[0].ignored:
-            self.add(metrics.IGNORED_FIELDS, 1, self._fields.label(name))
         observed = Observed(self, tokens, answers, self._clock)
         try:
             yield observed

@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from runtime.api.protocol import Text, TokenIds, each_of, kind_of
+from runtime.api.protocol import ModelRequest, Text, TokenIds, each_of, kind_of, params_of
 from runtime.api.requests import Border
-from runtime.api.wire import Wire, variant, variant_by
-from runtime.errors import ContextLengthError, RequestError
+from runtime.api.wire import variant, variant_by
+from runtime.errors import ContextLengthError
 
 MAX_INPUTS = 2048
 MAX_TOTAL_TOKENS = 300_000
@@ -28,15 +28,13 @@ Input = Annotated[
 ]
 
 
-class EmbeddingRequest(Wire):
+class EmbeddingRequest(ModelRequest):
     """One input or several, as texts or as token ids."""
 
-    model: Annotated[str, Field(max_length=256)] = ""
     input: Input
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: None = None
     """Shorter vectors are not offered: few models are trained for them."""
-    user: str | None = None
 
     @property
     def inputs(self) -> Sequence[str | list[int]]:
@@ -47,15 +45,12 @@ class EmbeddingRequest(Wire):
 def prompts_of(request: EmbeddingRequest, border: Border) -> list[tuple[int, ...]]:
     """What the engine reads. Raises RequestError."""
     border.check_makes("embeddings")
-    limits, prompts = border.limits, []
-    for given in request.inputs:
-        prompt = tuple(border.tokenizer.encode(given) if isinstance(given, str) else given)
-        if len(prompt) > limits.context_length:
-            problem = f"this model reads {limits.context_length} tokens at most; one input has {len(prompt)}"
-            raise ContextLengthError(problem, "input")
-        if any(token >= limits.vocabulary_size for token in prompt):
-            raise RequestError(f"input: this model's tokens are below {limits.vocabulary_size}", "input")
-        prompts.append(prompt)
+    most, inputs = border.limits.context_length, request.inputs
+    params = params_of("input", inputs)
+    prompts = [border.tokens_of(given, param) for given, param in zip(inputs, params, strict=True)]
+    for prompt, param in zip(prompts, params, strict=True):
+        if len(prompt) > most:
+            raise ContextLengthError(f"this model reads {most} tokens at most; one input has {len(prompt)}", param)
     if (total := sum(map(len, prompts))) > MAX_TOTAL_TOKENS:
         raise ContextLengthError(f"the inputs have {total} tokens; at most {MAX_TOTAL_TOKENS} go together", "input")
     return prompts

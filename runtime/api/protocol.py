@@ -5,7 +5,7 @@ Source: OpenAI API reference, "Chat completions" and "Completions"; `top_k`, `mi
 `min_tokens`, `stop_token_ids` and many of those that are refused as vLLM's server names them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, NonNegativeInt, model_validator
@@ -201,6 +201,11 @@ def each_of(given: str | list[str] | list[int] | list[list[int]]) -> list[str | 
     if isinstance(given[0], int):
         return [[token for token in given if isinstance(token, int)]]
     return [each for each in given if not isinstance(each, int)]
+
+
+def params_of(field: str, given: Sequence[object]) -> list[str]:
+    """How errors name each of several; one alone is the field."""
+    return [field] if len(given) == 1 else [f"{field}.{number}" for number in range(len(given))]
 
 
 class CompletionRequest(GenerateRequest):

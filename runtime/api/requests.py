@@ -14,6 +14,8 @@ from runtime.api.protocol import (
     ChatRequest,
     CompletionRequest,
     GenerateRequest,
+    ModelRequest,
+    params_of,
 )
 from runtime.application import ModelSettings
 from runtime.engines.contract import Limits, Sampling, Tokenizer
@@ -38,8 +40,6 @@ class ValidRequest:
     """Answers."""
     echo: Echo = NO_ECHO
     """What each begins with."""
-    ignored: tuple[str, ...] = ()
-    """Fields of the wire request that nobody knows."""
     calls: Calls | None = None
     """The tool calls that they may be."""
 
@@ -64,6 +64,11 @@ class Border:
     limits: Limits
     settings: ModelSettings
     adapters: tuple[str, ...] = ()
+
+    def check_offered(self, request: ModelRequest) -> None:
+        """Raises RequestError where a field asks for what is not offered."""
+        if name := request.refused():
+            raise RequestError(f"{name}: this server does not offer it; leave it out", name)
 
     def check_makes(self, asked: Literal["answers", "embeddings"]) -> None:
         """Raises RequestError when the model is of the other kind."""
@@ -107,7 +112,7 @@ class Border:
         if (answers := len(prompts) * (request.n or 1)) > MAX_ANSWERS_TOGETHER:
             problem = f"n: the prompts have {answers} answers together; at most {MAX_ANSWERS_TOGETHER} are given"
             raise RequestError(problem, "n")
-        params = ["prompt"] if len(prompts) == 1 else [f"prompt.{number}" for number in range(len(prompts))]
+        params = params_of("prompt", prompts)
         valid = [self._completion(prompt, request, param) for prompt, param in zip(prompts, params, strict=True)]
         if (scored := sum(each.n * len(each.echo.tokens) for each in valid)) > MAX_SCORED_TOKENS:
             problem = f"the echoes have {scored} tokens; at most {MAX_SCORED_TOKENS} are scored together"
@@ -172,13 +177,10 @@ class Border:
             sampling=replace(sampling, adapter=request.model if request.model in self.adapters else None),
             stops=(*self.settings.generation.stopping_sequences, *requested, *(request.stop_token_ids or ())),
             n=request.n or 1,
-            ignored=request.ignored,
         )
 
     def _check(self, request: GenerateRequest) -> None:
         """What no value by itself shows. Raises RequestError."""
-        if name := request.refused():
-            raise RequestError(f"{name}: this server does not offer it; leave it out", name)
         if request.min_tokens and request.response_format and request.response_format.type != "text":
             problem = "min_tokens cannot go with response_format, which says where the answer may end"
             raise RequestError(problem, "min_tokens")

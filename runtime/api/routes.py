@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
-from functools import partial
 from typing import Annotated, Any, Protocol
 
 from fastapi import Body, FastAPI, Request
@@ -22,7 +22,7 @@ from runtime.api.journal import counted
 from runtime.api.observed import CLIENT_CLOSED, Watch
 from runtime.api.openapi import STREAMED
 from runtime.api.protection import ProtectedApp
-from runtime.api.protocol import ChatRequest, CompletionRequest, GenerateRequest
+from runtime.api.protocol import ChatRequest, CompletionRequest, GenerateRequest, ModelRequest
 from runtime.api.pump import Pump
 from runtime.api.refusal import error_response
 from runtime.api.requests import Border, ValidRequest
@@ -32,7 +32,7 @@ from runtime.api.tokens import add_token_routes
 from runtime.api.wire import field_of
 from runtime.application import ModelDetails
 from runtime.errors import EngineError, LLMServeError, ModelNotFoundError, RequestError
-from runtime.metrics import CONTENT_TYPE, RESPONSES, Metrics
+from runtime.metrics import CONTENT_TYPE, IGNORED_FIELDS, RESPONSES, Metrics, Names
 
 _log = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ def create_app(served: Served, tracer: Tracer = tracing.NOBODY) -> FastAPI:
     def count(model: str, status: int, _: float) -> None:
         served.metrics.record(RESPONSES, 1, model, str(status))
 
+    check = _Intake(served).check
     names, title = (served.model_id, *served.adapters), f"llm-serve: {served.model_id}"
     app = ProtectedApp(names, watch=Watch(tracer, count), title=title, docs_url="/docs", redoc_url=None)
     add_error_handlers(app)
@@ -101,25 +102,40 @@ def create_app(served: Served, tracer: Tracer = tracing.NOBODY) -> FastAPI:
 
     @app.post("/v1/chat/completions", responses=STREAMED)
     async def chat(body: Annotated[ChatRequest, Body()], request: Request) -> Response:
-        _check_model(served, body.model)
+        check(body)
         valid = await asyncio.to_thread(served.border().chat, body)  # the model's template takes its time
         return await _respond(request, served, body, [valid], chat=True)
 
     @app.post("/v1/completions", responses=STREAMED)
     async def completions(body: Annotated[CompletionRequest, Body()], request: Request) -> Response:
-        _check_model(served, body.model)
+        check(body)
         valid = await asyncio.to_thread(served.border().completion, body)
         return await _respond(request, served, body, valid, chat=False)
 
     @app.post("/v1/embeddings")
     async def embeddings(body: Annotated[EmbeddingRequest, Body()], request: Request) -> Response:
-        _check_model(served, body.model)
+        check(body)
         prompts = await asyncio.to_thread(prompts_of, body, served.border())
         vectors = await while_connected(request, served.embed(prompts))
-        return JSONResponse(embeddings_body(body, served.model_id, vectors, sum(map(len, prompts))))
+        return JSONResponse(embeddings_body(body, body.model or served.model_id, vectors, sum(map(len, prompts))))
 
-    add_token_routes(app, served.border, partial(_check_model, served))
+    add_token_routes(app, served.border, check)
     return app
+
+
+class _Intake:
+    """What every request for the model passes first, whatever its route."""
+
+    def __init__(self, served: Served) -> None:
+        self._served = served
+        self._fields = Names()
+
+    def check(self, body: ModelRequest) -> None:
+        """Raises RequestError where the request is for another model, or for what is not offered."""
+        _check_model(self._served, body.model)
+        self._served.border().check_offered(body)
+        for name, count in Counter(map(self._fields.label, body.ignored)).items():
+            self._served.metrics.record(IGNORED_FIELDS, count, self._served.model_id, name)
 
 
 def _check_model(served: Served, model: str) -> None:

@@ -6,20 +6,19 @@ from typing import Annotated, Any
 
 from fastapi import Body, FastAPI
 
-from runtime.api.protocol import DetokenizeRequest, TokenizeRequest
+from runtime.api.protocol import DetokenizeRequest, ModelRequest, TokenizeRequest
 from runtime.api.requests import Border
-from runtime.errors import RequestError
 
 
-def add_token_routes(app: FastAPI, border: Callable[[], Border], check_model: Callable[[str], None]) -> None:
+def add_token_routes(app: FastAPI, border: Callable[[], Border], check: Callable[[ModelRequest], None]) -> None:
     """POST /tokenize, POST /detokenize, GET /tokenizer_info, under the settings of the moment.
 
-    `check_model` raises ModelNotFoundError for a name that is not here.
+    `check` raises RequestError where the request is for another model, or for what is not offered.
     """
 
     @app.post("/tokenize")
     async def tokenize(body: Annotated[TokenizeRequest, Body()]) -> dict[str, Any]:
-        check_model(body.model)
+        check(body)
         return await asyncio.to_thread(_tokenized, border(), body)  # the model's template takes its time
 
     @app.get("/tokenizer_info")
@@ -29,7 +28,7 @@ def add_token_routes(app: FastAPI, border: Callable[[], Border], check_model: Ca
 
     @app.post("/detokenize")
     async def detokenize(body: Annotated[DetokenizeRequest, Body()]) -> dict[str, Any]:
-        check_model(body.model)
+        check(body)
         here = border()
         here.check_tokens(body.tokens, "tokens")
         return {"prompt": here.tokenizer.decode(body.tokens)}
@@ -37,8 +36,6 @@ def add_token_routes(app: FastAPI, border: Callable[[], Border], check_model: Ca
 
 def _tokenized(border: Border, body: TokenizeRequest) -> dict[str, Any]:
     """Raises RequestError."""
-    if name := body.refused():
-        raise RequestError(f"{name}: this server does not offer it; leave it out", name)
     text = body.prompt if body.prompt is not None else border.prompt_of(body.messages or [])
     tokens = border.tokenizer.encode(text, start=body.add_special_tokens)
     labels = None

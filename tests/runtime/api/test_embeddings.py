@@ -8,6 +8,7 @@ import httpx
 import openai
 import pytest
 
+from runtime.api.routes import create_app
 from runtime.engines.contract import Engine, Limits
 from runtime.errors import EngineMemoryError
 from tests.runtime.support import ScriptedEngine
@@ -55,6 +56,15 @@ async def test_texts_and_tokens_one_or_several(make_client, given, vectors, toke
     }
 
 
+async def test_the_name_asked_for_comes_back(make_replica) -> None:
+    replica = await make_replica()
+    replica.adapters = ("acme/sql",)
+    transport = httpx.ASGITransport(create_app(replica))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        found = await client.post("/v1/embeddings", json={"input": "a", "model": "acme/sql"})
+    assert found.json()["model"] == "acme/sql"
+
+
 async def test_base64_is_the_same_in_32_bits(make_client) -> None:
     found = (await asked(make_client, input="abc", encoding_format="base64")).json()["data"][0]["embedding"]
     assert struct.unpack("<2f", base64.b64decode(found)) == (3, 48.5)
@@ -78,7 +88,12 @@ async def test_openais_client_reads_it(make_client) -> None:
         ({"input": [256]}, "tokens are below 256"),
         ({"input": [-1]}, "input"),
         ({"input": "a" * 101}, "reads 100 tokens at most; one input has 101"),
+        ({"input": ["a", [1]]}, "input.1"),
+        ({"input": [[1], [1, 1 << 31]]}, "input.1.1"),
         ({"input": "a", "dimensions": 1}, "dimensions"),
+        ({"input": "a", "chat_template": "{{ 1 }}"}, "chat_template: this server does not offer it"),
+        ({"input": "a", "truncate_prompt_tokens": 5}, "truncate_prompt_tokens: this server does not offer it"),
+        ({"input": "a", "prompt_embeds": "AA"}, "prompt_embeds: this server does not offer it"),
         ({"input": "a", "encoding_format": "int8"}, "encoding_format"),
     ],
 )

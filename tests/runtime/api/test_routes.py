@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -10,6 +12,7 @@ from runtime.api.routes import create_app
 from runtime.errors import EngineError
 from runtime.replica import Replica
 from tests.runtime.support import ScriptedEngine, arguments_for, events, settings_for
+from tests.runtime.test_metrics import samples
 
 SCHEMA = "response_format.json_schema.schema"
 NAMED = {"name": "a_thing", "schema": {"type": "object", "properties": {"a": {"type": "integer"}}}}
@@ -288,3 +291,27 @@ async def test_adapters_are_models_of_their_own(engine) -> None:
     response = await client.post("/v1/chat/completions", json=CHAT | {"model": "acme/poems"})
     assert response.status_code == 404
     assert "this is `acme/model`, `acme/sql`" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", CHAT),
+        ("/v1/completions", {"prompt": "a"}),
+        ("/v1/embeddings", {"input": "a"}),
+        ("/tokenize", {"prompt": "a"}),
+        ("/detokenize", {"tokens": [65]}),
+    ],
+)
+async def test_fields_that_nobody_knows_count_on_every_route(make_replica, engine, path, body) -> None:
+    async def embed(_: Sequence[int]) -> Sequence[float]:
+        return [1.0]
+
+    engine.embed, engine.limits = embed, replace(engine.limits, embeds=path == "/v1/embeddings")
+    replica = await make_replica()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(create_app(replica)), base_url="http://test") as client:
+        response = await client.post(path, json=body | {"user": "u", "not a name!": 1, "nor this!": 1})
+    assert response.status_code == 200, response.text
+    counts = samples(replica.metrics)
+    for label, count in (("user", 1), ("other", 2)):
+        assert counts["llm_serve_ignored_fields_total", ("acme/model", label)] == count

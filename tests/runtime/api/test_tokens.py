@@ -53,6 +53,7 @@ async def test_what_a_tokenizer_is(make_client, engine) -> None:
         ("/tokenize", {"messages": MESSAGES, "add_generation_prompt": False}, "add_generation_prompt", 400),
         ("/tokenize", {"prompt": "a", "model": "acme/other"}, "model", 404),
         ("/detokenize", {}, "tokens", 400),
+        ("/detokenize", {"tokens": [1], "skip_special_tokens": False}, "skip_special_tokens", 400),
         ("/detokenize", {"tokens": [-1]}, "tokens.0", 400),
         ("/detokenize", {"tokens": [256]}, "tokens", 400),
         ("/detokenize", {"tokens": [1 << 31]}, "tokens.0", 400),
