@@ -103,6 +103,8 @@ class Observed:
 
     def piece(self, delta: Delta) -> None:
         """A piece of an answer is there."""
+        if not delta.tokens and delta.finish is None:
+            return  # the echo of a prompt
         now, told = self._clock(), self._told.get(delta.index)
         self._tokens[delta.index] = delta.tokens
         if told is None:

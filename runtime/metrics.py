@@ -41,7 +41,7 @@ class Metric:
 TIME_TO_FIRST_TOKEN = Metric(
     "llm_serve_time_to_first_token_seconds",
     "histogram",
-    "From a request's arrival in the replica to the first text of each of its answers.",
+    "From a request's arrival in the replica to the first token of each of its answers.",
     buckets=_FIRST_TOKEN_S,
 )
 INTER_TOKEN_LATENCY = Metric(

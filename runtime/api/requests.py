@@ -193,7 +193,7 @@ class Border:
     def _room(self, prompt: int, max_tokens: int | None, param: str) -> int:
         """Tokens left for the answer. Asking for more than that is refused, a default that is more is cut."""
         context = self.limits.context_length
-        wanted = max_tokens or 1
+        wanted = 1 if max_tokens is None else max(max_tokens, self.limits.least_new_tokens)
         if prompt + wanted > context:
             raise ContextLengthError(
                 f"this model's maximum context length is {context} tokens; the request needs {prompt + wanted}: "

@@ -90,6 +90,8 @@ class Limits:
     """It turns prompts into vectors, and answers nothing; all others answer, and make no vectors."""
     logprobs: int = 20
     """The most likely tokens that can be told of at each place."""
+    least_new_tokens: int = 0
+    """What the context must have room for behind a prompt, though no answer is asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,6 +87,29 @@ def test_each_answer_of_a_request_counts_and_the_request_once(meter, metrics, cl
     assert number(metrics, "request_duration_seconds_sum") == 3
 
 
+def test_an_echo_is_no_first_token(meter, metrics, clock) -> None:
+    with meter.request(REQUEST) as observed:
+        observed.in_slot(0)
+        observed.piece(Delta("the prompt", 0))
+        clock.now = 3.0
+        observed.piece(Delta("a", 1))
+        clock.now = 4.0
+        observed.piece(Delta("b", 2, "stop"))
+    assert number(metrics, "time_to_first_token_seconds_sum") == 3
+    assert number(metrics, "time_to_first_token_seconds_count") == 1
+    assert number(metrics, "inter_token_latency_seconds_sum") == 1
+
+
+def test_an_answer_without_tokens_begins_when_it_ends(meter, metrics, clock) -> None:
+    with meter.request(REQUEST) as observed:
+        observed.in_slot(0)
+        observed.piece(Delta("the prompt", 0))
+        clock.now = 3.0
+        observed.piece(Delta("", 0, "stop"))
+    assert number(metrics, "time_to_first_token_seconds_sum") == 3
+    assert number(metrics, "inter_token_latency_seconds_count") is None
+
+
 @pytest.mark.parametrize("finish", ["stop", None])
 def test_tokens_that_come_too_fast_are_told_of_together_and_none_is_forgotten(meter, metrics, clock, finish) -> None:
     with suppress(GeneratorExit), meter.request(REQUEST) as observed:

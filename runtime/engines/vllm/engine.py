@@ -129,7 +129,8 @@ class VllmEngine(Engine):
         config = engine.model_config
         vocabulary = config.get_vocab_size()
         most_logprobs = vocabulary if config.max_logprobs < 0 else config.max_logprobs
-        self.limits = Limits(config.max_model_len, vocabulary, config.runner_type == "pooling", most_logprobs)
+        embeds = config.runner_type == "pooling"
+        self.limits = Limits(config.max_model_len, vocabulary, embeds, most_logprobs, least_new_tokens=1)
         self._grammars = Grammars(tokenizer, vocabulary, self._end_tokens)
         self._most = engine.vllm_config.scheduler_config.max_num_seqs
         self.adapters = Adapters({})

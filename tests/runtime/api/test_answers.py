@@ -326,6 +326,17 @@ async def test_only_so_many_tokens_are_scored_together(make_client, engine, monk
     assert (await client.post("/v1/completions", json=TEXT | {"prompt": ["Once"] * 5, "echo": True})).status_code == 200
 
 
+@pytest.mark.parametrize(("least", "status"), [(0, 200), (1, 400)])
+async def test_an_echo_alone_may_fill_the_context(make_client, engine, least, status) -> None:
+    engine.limits = replace(engine.limits, least_new_tokens=least)
+    client = await make_client()
+    for more in ({}, {"logprobs": 1}):
+        body = TEXT | {"prompt": "x" * 100, "echo": True, "max_tokens": 0} | more
+        assert (await client.post("/v1/completions", json=body)).status_code == status
+    response = await client.post("/v1/completions", json={"prompt": "x" * 100, "echo": True})
+    assert response.json()["error"]["code"] == "context_length_exceeded"
+
+
 async def test_answers_that_wait_for_their_turn_have_not_begun(make_client, engine) -> None:
     client, most, inner = await make_client(max_batch_size=3), 0, engine.generate
 
