@@ -10,7 +10,7 @@ import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 from fastapi import FastAPI, Request
@@ -42,12 +42,21 @@ from runtime.errors import (
 )
 from runtime.metrics import GATEWAY_METRICS, Metrics
 
-FORWARDED: Mapping[str, type[Wire]] = {
-    "/v1/chat/completions": ChatRequest,
-    "/v1/completions": CompletionRequest,
-    "/v1/embeddings": EmbeddingRequest,
-    "/tokenize": TokenizeRequest,
-    "/detokenize": DetokenizeRequest,
+
+class Forwarded(NamedTuple):
+    """What a forwarded route takes."""
+
+    body: type[Wire]
+    streams: bool = False
+    """Whether its answer may be a stream."""
+
+
+FORWARDED: Mapping[str, Forwarded] = {
+    "/v1/chat/completions": Forwarded(ChatRequest, streams=True),
+    "/v1/completions": Forwarded(CompletionRequest, streams=True),
+    "/v1/embeddings": Forwarded(EmbeddingRequest),
+    "/tokenize": Forwarded(TokenizeRequest),
+    "/detokenize": Forwarded(DetokenizeRequest),
 }
 """Routes of each model's own application that the gateway has too: the request's `model` says which is meant."""
 OWN_ENTRY_S = 2.0
@@ -113,9 +122,9 @@ class Gateway:
         async def numbers() -> Response:
             return Response(self._counts.text(), media_type=metrics.CONTENT_TYPE)
 
-        for path, kind in FORWARDED.items():
-            body = request_of(kind)
-            app.add_api_route(path, self._forward, methods=["POST"], name=path, responses=STREAMED, openapi_extra=body)
+        for path, route in FORWARDED.items():
+            body, answers = request_of(route.body), STREAMED if route.streams else None
+            app.add_api_route(path, self._forward, methods=["POST"], name=path, responses=answers, openapi_extra=body)
         return app
 
     def ids(self) -> Sequence[str]:

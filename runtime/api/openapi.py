@@ -18,9 +18,10 @@ ERRORS = {
     431: "the headers are too long",
     500: "the engine failed",
     503: "the model cannot answer now: see `Retry-After`",
+    504: "the answer was not complete in the time that the model has for it",
 }
 """Status -> why."""
-_WITHOUT_BODY = frozenset({400, 408, 413, 415})
+_OF_BODIES = frozenset({400, 408, 413, 415, 504})
 """Those that only requests with a body get."""
 _ERROR = {
     "type": "object",
@@ -52,7 +53,7 @@ def completed(document: dict[str, Any]) -> dict[str, Any]:
             responses.pop("422", None)
             body = operation.get("requestBody")
             for status, why in ERRORS.items():
-                if body or status not in _WITHOUT_BODY:
+                if body or status not in _OF_BODIES:
                     responses.setdefault(str(status), _error(status, why))
             for media in (body or {"content": {}})["content"].values():
                 schemas |= media["schema"].pop("$defs", {})
