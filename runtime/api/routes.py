@@ -31,8 +31,11 @@ from runtime.api.sse import DONE, HEARTBEAT, EventStream, event, while_connected
 from runtime.api.tokens import add_token_routes
 from runtime.api.wire import field_of
 from runtime.application import ModelDetails
-from runtime.errors import EngineError, LLMServeError, ModelNotFoundError, RequestError
+from runtime.errors import EngineDeadError, EngineError, LLMServeError, ModelNotFoundError, RequestError
 from runtime.metrics import CONTENT_TYPE, IGNORED_FIELDS, RESPONSES, Metrics, Names
+
+HEALTH_TIMEOUT_S = 10.0
+"""How long an engine may take to say that it is well: about the longest step of one."""
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +85,11 @@ def create_app(served: Served, tracer: Tracer = tracing.NOBODY) -> FastAPI:
 
     @app.get("/health")
     async def health() -> dict[str, str]:
-        await served.check_health()
+        try:
+            async with asyncio.timeout(HEALTH_TIMEOUT_S):
+                await served.check_health()
+        except TimeoutError as error:
+            raise EngineDeadError(f"the engine has not answered within {HEALTH_TIMEOUT_S:g} s") from error
         return {"status": "ok"}
 
     @app.get("/metrics", response_class=PlainTextResponse)

@@ -33,7 +33,7 @@ def order_of(parents: list[list[int]]) -> list[int] | None:
             return [f"base/{name}.yaml"]
 
     try:
-        layers = stack(InMemory(Path("/nowhere"), dict(trees)), f"base/l{len(parents) - 1}.yaml")
+        layers = stack(InMemory(Path("/nowhere"), _trees=dict(trees)), f"base/l{len(parents) - 1}.yaml")
     except ConfigErrors as errors:
         assert [diagnostic.code for diagnostic in errors.diagnostics] == ["E203"]
         return None

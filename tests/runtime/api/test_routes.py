@@ -315,3 +315,12 @@ async def test_fields_that_nobody_knows_count_on_every_route(make_replica, engin
     counts = samples(replica.metrics)
     for label, count in (("user", 1), ("other", 2)):
         assert counts["llm_serve_ignored_fields_total", ("acme/model", label)] == count
+
+
+async def test_an_engine_that_hangs_is_not_healthy(make_client, engine, monkeypatch) -> None:
+    monkeypatch.setattr(engine, "check_health", asyncio.Event().wait)
+    monkeypatch.setattr("runtime.api.routes.HEALTH_TIMEOUT_S", 0.01)
+    async with await make_client() as client:
+        response = await client.get("/health")
+    assert response.status_code == 503
+    assert "has not answered within" in response.json()["error"]["message"]
