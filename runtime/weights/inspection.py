@@ -25,14 +25,19 @@ SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+ -]*(/[A-Za-z0-9_][A-Za-z0-9_.
 _CODE_KEYS = frozenset({"auto_map", "custom_pipelines", "_attn_implementation_internal", "kernel_config"})
 _ATTENTION_KEYS = frozenset({"_attn_implementation", "attn_implementation", "_experts_implementation"})
 """Keys whose value may be a built-in's name, and names code on the hub if it has a `/` in it."""
+_CLASS_KEYS = frozenset({"tokenizer_class", "types"})
+"""Keys whose value is a class of the library, or any class at all where it has a `.` in it."""
 _REFERENCE = re.compile(r"[\w.-]+(/[\w.-]+)?--[\w.-]+\.[A-Za-z_]\w*", re.ASCII)
 """A class in another repository, as transformers writes it."""
+_MODULE = re.compile(r"sentence_transformers\.[\w.]+", re.ASCII)
+"""A class that sentence-transformers brings along; it imports any other that a model's files name."""
 _INTERNALS = re.compile(
     r"__(base|bases|builtins|class|closure|code|dict|func|getattribute|globals|import|init|loader|mro|reduce|reduce_ex"
     r"|self|subclasses)__"
 )
 """What a template reaches for that wants out of its sandbox."""
 _LONGEST_CONFIG = 64 << 20
+_SMALL = 1 << 20
 _MOST_FILES = 10_000
 
 
@@ -125,7 +130,8 @@ def _check_content(path: str, file: Path, trust: Trust) -> None:
 
 
 def _check_json(path: str, file: Path, trust: Trust) -> None:
-    if "config" not in path and not path.endswith((".index.json", "chat_template.json")):
+    is_config = "config" in path or path.endswith((".index.json", "chat_template.json", "modules.json"))
+    if not is_config and file.stat().st_size >= _SMALL:
         return  # vocabularies: large, and read by libraries that know nothing of code
     if file.stat().st_size > _LONGEST_CONFIG:
         raise WeightsError(f"{path}: is too large for a config")
@@ -141,14 +147,25 @@ def _check_json(path: str, file: Path, trust: Trust) -> None:
 
 def _check_value(path: str, key: str, value: Any, trust: Trust) -> None:
     text = value if isinstance(value, str) else ""
-    names_code = key in _CODE_KEYS or (key in _ATTENTION_KEYS and "/" in text) or bool(_REFERENCE.fullmatch(text))
-    if names_code and value is not None and not trust.code:
+    if key == "types" and isinstance(value, Mapping):  # sentence-transformers' routes: name -> class
+        for each in value.values():
+            _check_value(path, key, each, trust)
+    elif value is not None and not trust.code and _names_code(path, key, value):
         raise WeightsError(
             f"{path}: `{key}` names code, {str(value)[:80]!r}; it is allowed by `trust_remote_code: true` together with"
             " a lock or a pinned commit"
         )
     if "template" in key:
         _check_template(path, text)
+
+
+def _names_code(path: str, key: str, value: Any) -> bool:
+    text = value if isinstance(value, str) else ""
+    if key in _CODE_KEYS or (key in _ATTENTION_KEYS and "/" in text) or _REFERENCE.fullmatch(text):
+        return True
+    if path.endswith("modules.json"):
+        return key == "type" and not _MODULE.fullmatch(text)
+    return key in _CLASS_KEYS and "." in text and not _MODULE.fullmatch(text)
 
 
 def _check_index(path: str, said: Any) -> None:

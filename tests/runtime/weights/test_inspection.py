@@ -37,6 +37,30 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda at: (at / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["x.X", null]}}'),
         r"tokenizer_config\.json: `auto_map` names code",
     ),
+    "module of another repository": (
+        lambda at: (at / "modules.json").write_text('[{"type": "evil/repo--mod.Class", "path": ""}]'),
+        r"modules\.json: `type` names code, 'evil/repo--mod\.Class'",
+    ),
+    "module from anywhere": (
+        lambda at: (at / "modules.json").write_text('[{"type": "antigravity.X", "path": ""}]'),
+        r"modules\.json: `type` names code, 'antigravity\.X'",
+    ),
+    "module behind much else": (
+        lambda at: (at / "modules.json").write_text('[{"type": "antigravity.X", "path": ""}]' + " " * (2 << 20)),
+        r"modules\.json: `type` names code",
+    ),
+    "route to a module from anywhere": (
+        lambda at: (at / "router_config.json").write_text('{"types": {"query": "antigravity.X"}}'),
+        r"router_config\.json: `types` names code, 'antigravity\.X'",
+    ),
+    "tokenizer's class from anywhere": (
+        lambda at: config(at, tokenizer_class="antigravity.X"),
+        r"config\.json: `tokenizer_class` names code",
+    ),
+    "auto_map in a file of another name": (
+        lambda at: (at / "preprocessor.json").write_text('{"auto_map": {"AutoProcessor": "x.X"}}'),
+        r"preprocessor\.json: `auto_map` names code",
+    ),
     "template that reaches out": (
         lambda at: (at / "chat_template.jinja").write_text("{{ ''.__class__.__mro__ }}"),
         r"chat_template\.jinja: its chat template reaches for Python's own `__class__`",
@@ -141,6 +165,8 @@ def test_a_pipe_is_no_file(tmp_path: Path) -> None:
 def test_ordinary_words_are_no_code(tmp_path: Path) -> None:
     write_model(tmp_path)
     config(tmp_path, _name_or_path="acme/base", _attn_implementation="sdpa", auto_map=None, note="a--b", torch="1.0")
+    (tmp_path / "modules.json").write_text('[{"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}]')
+    (tmp_path / "vocab.json").write_text('{"type": 1, "auto": 2, "a.b--c": 3}')
     (tmp_path / "README.md").write_text("---\n")
     (tmp_path / ".gitattributes").write_text("*.bin filter=lfs\n")
     inspect(tmp_path, Trust())
