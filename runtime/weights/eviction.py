@@ -3,12 +3,14 @@
 import logging
 import os
 import shutil
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.errors import WeightsError
 from runtime.weights.cache import cache_folder
-from runtime.weights.turns import is_used, last_used
+from runtime.weights.turns import alone, if_nobody, is_used, last_used
 
 _log = logging.getLogger(__name__)
 
@@ -29,13 +31,17 @@ class Kept:
 
 def snapshots() -> list[Kept]:
     """All that the cache has, the one that was used last at the end."""
-    found = [_kept(folder) for folder in cache_folder().glob("models--*/snapshots/[!.]*") if folder.is_dir()]
+    found = []
+    for folder in cache_folder().glob("models--*/snapshots/[!.]*"):
+        with suppress(FileNotFoundError):  # somebody else makes room
+            if folder.is_dir():
+                found.append(_kept(folder))
     return sorted(found, key=lambda each: each.last_used)
 
 
 def _kept(folder: Path) -> Kept:
     repository = folder.parent.parent.name.removeprefix("models--").replace("--", "/")
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    size = _size(folder.rglob("*"))
     return Kept(repository, folder.name, folder, size, last_used(folder), is_used(folder))
 
 
@@ -48,22 +54,32 @@ def limit() -> int | None:
 
 
 def make_room(most: int | None = None) -> list[Kept]:
-    """Remove snapshots until the cache holds no more than `most` bytes, or what the variable says; what was removed."""
+    """Remove snapshots until the cache holds no more than `most` bytes, or what the variable says; what was removed.
+
+    One process at a time. Raises WeightsError, OSError.
+    """
     most = limit() if most is None else most
     removed: list[Kept] = []
     if most is None:
         return removed
-    for each in snapshots():
-        if _total() <= most:
-            break
-        if not each.is_used:
-            _remove(each)
-            removed.append(each)
+    with alone("room in the cache"):
+        for each in snapshots():
+            if _size(cache_folder().glob("models--*/blobs/*")) <= most:
+                break
+            with if_nobody(each.folder.parent.parent.name, each.folder) as is_free:
+                if is_free:
+                    _remove(each)
+                    removed.append(each)
     return removed
 
 
-def _total() -> int:
-    return sum(path.stat().st_size for path in cache_folder().glob("models--*/blobs/*") if path.is_file())
+def _size(paths: Iterable[Path]) -> int:
+    """Bytes of the files among paths, of which some may go meanwhile."""
+    size = 0
+    for path in paths:
+        with suppress(FileNotFoundError):
+            size += path.stat().st_size if path.is_file() else 0
+    return size
 
 
 def _remove(kept: Kept) -> None:

@@ -13,7 +13,7 @@ from runtime.weights.remote import Pace
 from runtime.weights.request import Request
 from runtime.weights.selection import SelectionError
 from runtime.weights.turns import alone, use
-from runtime.weights.verification import cached, check_content, check_folder
+from runtime.weights.verification import cached, check_content, check_folder, snapshot_of
 
 _FILENAME = "model_config.initialization.initializer.model_filename"
 
@@ -52,18 +52,27 @@ def obtain(request: Request, pace: Pace, phases: Phases) -> Path:
     with phases.phase("verify"):
         there, _ = _look(request) if is_settled else (None, None)
     if there:
-        use(there)
         return there
     with phases.phase("fetch"), alone(folder_name(request.repository)) as note:
         there, problem = _look(request) if is_settled else (None, None)  # another process may have fetched it
         found = there or fetch(request, pace, note, problem)
         use(found)
-    make_room()
+    _make_room()
     return found
 
 
+def _make_room() -> None:
+    """In a cache that is too large. A model whose files are there starts in any case."""
+    try:
+        make_room()
+    except (WeightsError, OSError) as error:
+        _log.warning("no room is made in the model cache: %s", error)
+
+
 def _look(request: Request) -> tuple[Path | None, WeightsError | None]:
-    """What the cache has, and why it is not good enough."""
+    """What the cache has, which stays there from now on, and why it is not good enough."""
+    if folder := snapshot_of(request):
+        use(folder)  # before it is looked at: nobody makes room in between
     try:
         return cached(request), None
     except WeightsError as error:

@@ -19,9 +19,7 @@ _LONGEST_LINE = 4096
 @contextmanager
 def alone(name: str) -> Iterator[Callable[[str], None]]:
     """Hold what `name` stands for; others wait for as long, and log what this one notes through what it is given."""
-    path = state_folder("fetching") / f"{name}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    handle = _opened(_turn_lock(name))
     try:
         _wait(handle, name)
 
@@ -35,6 +33,37 @@ def alone(name: str) -> Iterator[Callable[[str], None]]:
         os.close(handle)
 
 
+@contextmanager
+def if_nobody(name: str, snapshot: Path) -> Iterator[bool]:
+    """Hold what `name` stands for and a snapshot, where nobody holds the one nor uses the other; whether that is so."""
+    with _if_free(_turn_lock(name)) as nobody_fetches, _if_free(_use_lock(snapshot)) as nobody_uses:
+        yield nobody_fetches and nobody_uses
+
+
+@contextmanager
+def _if_free(path: Path) -> Iterator[bool]:
+    handle = _opened(path)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        is_free = False
+    else:
+        is_free = True
+    try:
+        yield is_free
+    finally:
+        os.close(handle)
+
+
+def _opened(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+
+
+def _turn_lock(name: str) -> Path:
+    return state_folder("fetching") / f"{name}.lock"
+
+
 def _wait(handle: int, name: str) -> None:
     said = None
     while True:
@@ -46,26 +75,31 @@ def _wait(handle: int, name: str) -> None:
         if said is None or time.monotonic() - said >= _SAY_EVERY_S:
             said = time.monotonic()
             line = os.pread(handle, _LONGEST_LINE, 0).decode("utf-8", "replace").partition("\n")[0]
-            _log.info("%s: another process of this node fetches it: %s", name, line)
+            _log.info("%s: another process of this node is at it: %s", name, line)
         time.sleep(_LOOK_EVERY_S)
 
 
-_held: list[int] = []
+_held: dict[Path, int] = {}
 """Locks that are held until the process ends."""
 
 
 def use(snapshot: Path) -> None:
-    """Say that this process uses a snapshot for as long as it lives, and that it was used now."""
+    """Say that this process uses a snapshot for as long as it lives, and that it was used now.
+
+    Whoever removes it at this moment is waited for.
+    """
     lock = _use_lock(snapshot)
+    if lock in _held:
+        os.utime(_held[lock])
+        return
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = _opened(lock)
     except OSError as error:  # a cache that is mounted for reading, where nobody makes room either
         _log.warning("%s: %s: nobody knows that this process uses the model", lock, error.strerror)
         return
     fcntl.flock(handle, fcntl.LOCK_SH)
     os.utime(handle)
-    _held.append(handle)
+    _held[lock] = handle
 
 
 def last_used(snapshot: Path) -> float:
@@ -79,14 +113,8 @@ def is_used(snapshot: Path) -> bool:
     lock = _use_lock(snapshot)
     if not lock.exists():
         return False
-    handle = os.open(lock, os.O_RDWR)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
+    with _if_free(lock) as is_free:
+        return not is_free
 
 
 def _use_lock(snapshot: Path) -> Path:

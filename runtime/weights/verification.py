@@ -21,16 +21,21 @@ def digests_for(name: str) -> Digests:
     return Digests(state_folder("verified") / f"{name}.json")
 
 
+def snapshot_of(request: Request) -> Path | None:
+    """The folder in the cache that has the model, or a part of it; None where there is none."""
+    commit = request.commit or commit_of(request.repository, request.revision)
+    folder = repository_folder(request.repository) / "snapshots" / commit if commit else None
+    return folder if folder and folder.is_dir() else None
+
+
 def cached(request: Request) -> Path | None:
     """The snapshot that the cache has of a model, whole and verified; None where it has none.
 
     Raises CacheError where it has only a part, or something in it is damaged; SelectionError where it has not the file
     that the model asks for by name.
     """
-    snapshots = repository_folder(request.repository) / "snapshots"
-    commit = request.commit or commit_of(request.repository, request.revision)
-    folder = snapshots / commit if commit else None
-    if folder is None or not folder.is_dir():
+    folder = snapshot_of(request)
+    if folder is None:
         return None
     digests = digests_for(folder_name(request.repository))
     try:

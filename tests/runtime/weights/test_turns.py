@@ -70,7 +70,7 @@ def test_one_that_is_killed_in_the_middle(s3: FaultProxy, model, cache: Path) ->
     assert half.wait(60)
     second = child(s3.url, lock)
     assert second.stderr is not None
-    while "another process of this node fetches it: " not in second.stderr.readline():
+    while "another process of this node is at it: " not in second.stderr.readline():
         assert second.poll() is None
     first.send_signal(signal.SIGKILL)
     first.communicate(timeout=60)
