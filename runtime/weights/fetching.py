@@ -30,7 +30,7 @@ from runtime.weights.remote import Pace, Remote, RemoteFile
 from runtime.weights.request import Request
 from runtime.weights.s3 import S3Mirror
 from runtime.weights.selection import SelectionError
-from runtime.weights.verification import cached, check_shards, digests_for
+from runtime.weights.verification import cached, check_commit, check_shards, digests_for
 
 _log = logging.getLogger(__name__)
 
@@ -79,8 +79,7 @@ class _Fetch:
         commit = mirror.commit()
         if commit is not None and not _COMMIT.fullmatch(commit):
             raise WeightsError(f"{mirror.uri}/hash: says {commit[:60]!r}, which is no commit")
-        if request.commit and commit not in (None, request.commit):
-            raise WeightsError(f"{mirror.uri} holds commit {commit[:12]}, and {request.commit[:12]} is asked for")
+        check_commit(request, commit, mirror.uri)
         if request.lock:
             names = [each.path for each in request.lock.files]
         else:

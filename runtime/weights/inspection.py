@@ -36,6 +36,7 @@ _INTERNALS = re.compile(
     r"|self|subclasses)__"
 )
 """What a template reaches for that wants out of its sandbox."""
+_PIN = "a lock, or a pinned commit and no mirror"
 _LONGEST_CONFIG = 64 << 20
 _SMALL = 1 << 20
 _MOST_FILES = 10_000
@@ -118,9 +119,7 @@ def _check_kind(path: str, trust: Trust) -> None:
             " the file (`from_pretrained_kwargs: {use_safetensors: false}` with a lock allows it)"
         )
     if is_code(path) and not trust.code:
-        raise WeightsError(
-            f"{path}: is code; it is allowed by `trust_remote_code: true` together with a lock or a pinned commit"
-        )
+        raise WeightsError(f"{path}: is code; it is allowed by `trust_remote_code: true` together with {_PIN}")
 
 
 def _check_content(path: str, file: Path, trust: Trust) -> None:
@@ -150,13 +149,22 @@ def _check_value(path: str, key: str, value: Any, trust: Trust) -> None:
     if key == "types" and isinstance(value, Mapping):  # sentence-transformers' routes: name -> class
         for each in value.values():
             _check_value(path, key, each, trust)
-    elif value is not None and not trust.code and _names_code(path, key, value):
+    elif trust.code:
+        _check_at_home(path, key, value)
+    elif value is not None and _names_code(path, key, value):
         raise WeightsError(
             f"{path}: `{key}` names code, {str(value)[:80]!r}; it is allowed by `trust_remote_code: true` together with"
-            " a lock or a pinned commit"
+            f" {_PIN}"
         )
     if "template" in key:
         _check_template(path, text)
+
+
+def _check_at_home(path: str, key: str, value: Any) -> None:
+    """Code that is trusted is the repository's own: no lock and no commit pins another one's."""
+    named = json.dumps(value) if key == "auto_map" or path.endswith("modules.json") else ""
+    if "--" in named or _REFERENCE.fullmatch(value if isinstance(value, str) else ""):
+        raise WeightsError(f"{path}: `{key}` names code of another repository, which nothing pins: {str(value)[:80]!r}")
 
 
 def _names_code(path: str, key: str, value: Any) -> bool:

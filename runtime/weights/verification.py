@@ -88,13 +88,20 @@ def check_shards(files: Mapping[str, Path]) -> None:
         raise WeightsError(f"{_INDEX} names {missing[0]} ({len(missing)} such files), which is not there")
 
 
+def check_commit(request: Request, commit: str | None, mirror: str) -> None:
+    """Hold what a mirror's `hash` says, if it has one, against the commit that is asked for. Raises WeightsError."""
+    if commit is None and request.commit and request.lock is None:
+        raise WeightsError(f"{mirror} has no `hash`, and commit {request.commit[:12]} is asked for: lock the model")
+    if request.commit and commit not in (None, request.commit):
+        raise WeightsError(f"{mirror} holds commit {str(commit)[:12]}, and {request.commit[:12]} is asked for")
+
+
 def check_folder(request: Request, folder: Path) -> None:
-    """Hold a folder that is used where it lies against the lock. Raises WeightsError."""
+    """Hold a folder that is used where it lies against the lock, or the commit asked for. Raises WeightsError."""
+    known = folder / "hash"
+    check_commit(request, known.read_text().strip() if known.is_file() else None, str(folder))
     if request.lock is None:
         return
-    known = folder / "hash"
-    if known.is_file() and (commit := known.read_text().strip()) != request.lock.commit:
-        raise WeightsError(f"{folder} holds commit {commit[:12]}, and the lock says {request.lock.commit[:12]}")
     digests = digests_for(f"folder-{str(folder.resolve()).replace('/', '-')[-100:]}")
     try:
         wrong = _not_as_locked(folder, request.lock, digests)

@@ -154,6 +154,19 @@ def test_trust_lets_code_through_and_nothing_else(tmp_path: Path) -> None:
     inspect(tmp_path, Trust(code=True, pickles=True))
 
 
+@pytest.mark.parametrize("there", ["evil/repo--modeling_x.X", "/tmp/evil--modeling_x.X"])
+def test_trust_is_in_one_repository(tmp_path: Path, there: str) -> None:
+    write_model(tmp_path)
+    for named in ({"AutoModel": there}, {"AutoTokenizer": [None, there]}):
+        config(tmp_path, auto_map=named)
+        with pytest.raises(WeightsError, match=r"config\.json: `auto_map` names code of another repository"):
+            inspect(tmp_path, Trust(code=True))
+    config(tmp_path)
+    (tmp_path / "modules.json").write_text(json.dumps([{"type": there, "path": ""}]))
+    with pytest.raises(WeightsError, match=r"modules\.json: .*another repository, which nothing pins"):
+        inspect(tmp_path, Trust(code=True))
+
+
 def test_a_pipe_is_no_file(tmp_path: Path) -> None:
     import os
 

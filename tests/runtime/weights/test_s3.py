@@ -103,6 +103,14 @@ def test_a_mirror_without_hash_is_named_by_its_content(s3: FaultProxy, model) ->
     assert content(fetch(asked(s3, lock_of(model)))) == model
 
 
+def test_a_commit_without_a_lock_needs_a_mirror_with_hash(s3: FaultProxy, model) -> None:
+    put(s3, model, commit=None)
+    with pytest.raises(WeightsError, match=r"s3://models/m has no `hash`, and commit c0ffeec0ffee is asked for"):
+        fetch(asked(s3, revision=COMMIT))
+    put(s3, model)
+    assert content(fetch(asked(s3, revision=COMMIT))) == model
+
+
 def test_what_is_not_as_locked_is_never_found(s3: FaultProxy, model, cache: Path) -> None:
     put(s3, {**model, "model.safetensors": model["model.safetensors"][:-1] + b"X"})
     with pytest.raises(WeightsError, match=r"s3://models/m/model\.safetensors: its sha256 is .* expected, 2 times"):

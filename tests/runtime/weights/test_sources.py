@@ -95,13 +95,24 @@ def test_a_local_folder_is_held_against_the_lock(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"does not hold config\.json, which is locked"):
         in_place(folder, lock)
     (folder / "hash").write_text("d" * 40)
-    with pytest.raises(ConfigError, match="holds commit dddddddddddd, and the lock says c0ffeec0ffee"):
+    with pytest.raises(ConfigError, match="holds commit dddddddddddd, and c0ffeec0ffee is asked for"):
         in_place(folder, lock)
+
+
+def test_a_local_folder_is_held_against_the_commit_that_is_asked_for(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    with pytest.raises(ConfigError, match=r"has no `hash`, and commit dddddddddddd is asked for: lock the model"):
+        in_place(tmp_path, None, revision="d" * 40)
+    (tmp_path / "hash").write_text(f"{COMMIT}\n")
+    with pytest.raises(ConfigError, match="holds commit c0ffeec0ffee, and dddddddddddd is asked for"):
+        in_place(tmp_path, None, revision="d" * 40)
+    assert in_place(tmp_path, None, revision=COMMIT) == tmp_path
 
 
 def test_code_needs_trust_and_a_pin(tmp_path: Path) -> None:
     files = write_model(tmp_path / "mirror")
     (tmp_path / "mirror" / "modeling_x.py").write_text("")
+    (tmp_path / "mirror" / "hash").write_text(COMMIT)
     lock = lock_of({**files, "modeling_x.py": b""})
     mirror = {"s3_mirror_config": {"bucket_uri": str(tmp_path / "mirror")}}
     trusting = {"type": "SingleDevice", "from_pretrained_kwargs": {"trust_remote_code": True}}
@@ -115,11 +126,11 @@ def test_code_needs_trust_and_a_pin(tmp_path: Path) -> None:
         ({"type": "SingleDevice"}, {"lock": lock.model_dump()}),
         (trusting, {}),
         (trusting, {"more": {"revision": "main"}}),
+        (trusting, {"more": {"revision": COMMIT}}),  # says the mirror
     ]:
         with pytest.raises(ConfigError, match=r"modeling_x\.py: is code; it is allowed by `trust_remote_code: true`"):
             folder(initializer, **more)
     assert folder(trusting, lock=lock.model_dump()) == tmp_path / "mirror"
-    assert folder(trusting, more={"revision": "c" * 40}) == tmp_path / "mirror"
 
 
 def git(folder: Path, *words: str) -> str:
