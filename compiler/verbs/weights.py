@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from compiler.build.publish import Change, publish
 from compiler.check.layers import Layers
 from compiler.check.validate import validate
-from compiler.diagnostics import ConfigErrors
+from compiler.diagnostics import ConfigErrors, has_errors
 from compiler.emit import emit
-from compiler.exits import DIFFERENT, OK
+from compiler.exits import DIFFERENT, OK, WRONG_USAGE
 from compiler.lower.serve import model_application
 from compiler.models import compile_model
 from compiler.pipeline import check_project
@@ -28,6 +28,8 @@ def lock(options: argparse.Namespace) -> int:
     """Locks for models that have none; how the others differ from what is there now."""
     project = project_of(options)
     if options.check:
+        if options.models or options.update or options.here:
+            return _wrong_usage("`lock --check` looks at all models, and takes neither MODEL nor --update nor --here")
         return _check(project)
     from runtime.weights import commands
 
@@ -53,14 +55,21 @@ def lock(options: argparse.Namespace) -> int:
     return DIFFERENT if drifted else OK
 
 
+def _wrong_usage(problem: str) -> int:
+    report.print_failure(problem)
+    return WRONG_USAGE
+
+
 def _check(project: Project) -> int:
     """Whether every model has a lock that fits it. Asks nobody. Raises ConfigErrors."""
     found = check_project(project).found
-    if wrong := [each for each in found if each.code == "E601" or (each.primary and LOCKS in each.primary.span.file)]:
-        raise ConfigErrors(wrong)
+    if has_errors(found):
+        raise ConfigErrors(found)
     names = list(_enabled(project))
     without = [name for name in names if name not in project.locks]
     report.print_lines(f"  {name} has no lock" for name in without)
+    idle = sorted(set(project.locks) - set(project.models))
+    report.print_lines(f"  {LOCKS}/{name}.yaml: there is no model `{name}`" for name in idle)
     report.print_lines([f"{count(len(names) - len(without), 'model')} of {len(names)} locked"])
     return DIFFERENT if without else OK
 
@@ -112,6 +121,9 @@ def _drift(before: ModelLock, now: ModelLock) -> Iterator[str]:
 
 def weights(options: argparse.Namespace) -> int:
     """Files of models: fetched, verified, sent to a mirror, listed, thrown away."""
+    given = {"MODEL": options.models, "--to": options.to is not None, "--keep-bytes": options.keep_bytes is not None}
+    if idle := [name for name, is_given in given.items() if is_given and options.what not in _TAKEN_BY[name]]:
+        return _wrong_usage(f"`weights {options.what}` does not take {idle[0]}")
     return _WEIGHTS[options.what](options)
 
 
@@ -191,6 +203,7 @@ def _explained(what: str) -> Iterator[None]:
         raise RefusedError(f"{what}: {error}") from error
 
 
+_TAKEN_BY = {"MODEL": ("pull", "push", "verify"), "--to": ("push",), "--keep-bytes": ("gc",)}
 _WEIGHTS: dict[str, Callable[[argparse.Namespace], int]] = {
     "gc": _gc,
     "ls": _ls,

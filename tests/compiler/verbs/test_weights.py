@@ -117,3 +117,32 @@ def test_what_cannot_be_done_is_said_in_a_line(hub: HubStub, project: Path, caps
     (project / "registry/acme--gone.yaml").write_text(MODEL.replace("acme/model", "acme/gone"))
     code, printed = run(project, capsys, "lock", "acme--gone")
     assert code == 1 and "acme--gone: http://127.0.0.1" in printed and "there is no such repository" in printed
+
+
+def test_a_check_tells_of_all_that_is_wrong(hub: HubStub, project: Path, capsys) -> None:
+    assert run(project, capsys, "lock")[0] == 0
+    lock = project / "registry/locks/acme--model.yaml"
+    (project / "registry/locks/acme--gone.yaml").write_text(lock.read_text())
+    code, printed = run(project, capsys, "lock", "--check")
+    assert (code, printed) == (
+        0, "  registry/locks/acme--gone.yaml: there is no model `acme--gone`\n1 model of 1 locked\n"
+    )  # fmt: skip
+    (project / "registry/acme--other.yaml").write_text("model_config: {model_id: acme/other}\n")
+    code, printed = run(project, capsys, "lock", "--check")
+    assert code == 1 and "registry/acme--other.yaml" in printed and "initializ" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("lock", "--check", "acme--model"), "`lock --check` looks at all models"),
+        (("lock", "--check", "--update", "acme--model"), "`lock --check` looks at all models"),
+        (("weights", "ls", "acme--model"), "`weights ls` does not take MODEL"),
+        (("weights", "gc", "acme--model"), "`weights gc` does not take MODEL"),
+        (("weights", "pull", "acme--model", "--to", "x"), "`weights pull` does not take --to"),
+        (("weights", "ls", "--keep-bytes", "0"), "`weights ls` does not take --keep-bytes"),
+    ],
+)
+def test_what_would_change_nothing_is_refused(words: tuple[str, ...], problem: str, project: Path, capsys) -> None:
+    code, printed = run(project, capsys, *words)
+    assert code == 64 and printed.startswith(f"llm-serve: {problem}")
