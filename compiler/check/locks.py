@@ -25,7 +25,7 @@ def lock_of(project: Project, name: str, tree: Mapping, spec: ModelSpec, found: 
         key, message, path = problem
         _, place, _ = find(locked, (key,))
         _, asked, _ = find(tree, path)
-        hint = f"write the lock anew: `llm-serve lock {name}`"
+        hint = f"write the lock anew: `llm-serve lock --update {name}`"
         found.append(Diagnostic("E601", message, Label(place), (Label(asked, "asked for here"),), hint))
     return lock.weights
 

@@ -42,7 +42,7 @@ def lock(options: argparse.Namespace) -> int:
         arguments = _arguments(unlocked, name)
         with _explained(name):
             now = commands.lock(arguments, here=options.here)
-        before = _lock_of(project, name) if name in project.locks else None
+        before = _lock_of(project, name, is_replaced=name in updated) if name in project.locks else None
         changes = list(_drift(before, now)) if before else []
         if before is None or (name in updated and before != now):
             _write(project, name, now)
@@ -90,8 +90,14 @@ def _arguments(project: Project, name: str) -> ModelArguments:
     return arguments
 
 
-def _lock_of(project: Project, name: str) -> ModelLock:
-    return validate(project.tree(f"{LOCKS}/{name}.yaml"), ModelLock)
+def _lock_of(project: Project, name: str, *, is_replaced: bool) -> ModelLock | None:
+    """The lock as it is written; None for one that cannot be read and is written anew. Raises ConfigErrors."""
+    try:
+        return validate(project.tree(f"{LOCKS}/{name}.yaml"), ModelLock)
+    except ConfigErrors:
+        if is_replaced:
+            return None
+        raise
 
 
 def _write(project: Project, name: str, made: ModelLock) -> None:

@@ -67,6 +67,14 @@ def test_a_lock_that_does_not_fit_can_be_written_anew(hub: HubStub, project: Pat
     lock.write_text(lock.read_text().replace("repository: acme/model", "repository: acme/other"))
     code, printed = run(project, capsys, "lock", "--check")
     assert code == 1 and "E601" in printed
+    assert "`llm-serve lock --update acme--model`" in printed
+    assert run(project, capsys, "lock", "--update", "acme--model")[0] == 0
+    assert run(project, capsys, "lock", "--check")[0] == 0
+    lock.write_text("commit: main\n")
+    assert run(project, capsys, "lock", "acme--model")[0] == 1
+    assert run(project, capsys, "lock", "--update", "acme--model")[0] == 0
+    assert run(project, capsys, "lock", "--check")[0] == 0
+    lock.write_text("<<<<<<< ours: [\n")
     assert run(project, capsys, "lock", "--update", "acme--model")[0] == 0
     assert run(project, capsys, "lock", "--check")[0] == 0
 
