@@ -17,6 +17,7 @@ from compiler.report.compiled import count
 from compiler.source.project import BASE, NAME, REGISTRY, Project
 from compiler.verbs.project import RefusedError, not_there, print_findings, project_of
 from runtime.application import ModelSpec
+from runtime.schema.weights import REPOSITORY_PATTERN
 
 
 def lint(options: argparse.Namespace) -> int:
@@ -42,7 +43,7 @@ def new(options: argparse.Namespace) -> int:
     """A new model file."""
     project = project_of(options)
     name = options.model_id.replace("/", "--")
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", options.model_id, re.ASCII):
+    if not re.fullmatch(REPOSITORY_PATTERN, options.model_id) or options.model_id.endswith(".git"):
         raise RefusedError(f"`{options.model_id}` is not a model id; write ORGANISATION/NAME, as on the hub")
     assert NAME.fullmatch(name)
     if name in project.models:

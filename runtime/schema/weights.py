@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from runtime.schema import Schema, contradiction
 
@@ -33,10 +33,17 @@ class SyncOptions:
         return next((include for include, each in reversed(self.filters) if fnmatchcase(path, each)), True)
 
 
-RepositoryName = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)?$", max_length=96)
-]
-"""A hub repository, with or without its organisation."""
+REPOSITORY_PATTERN = r"^[A-Za-z0-9]([.-]?[A-Za-z0-9_])*(/[A-Za-z0-9]([.-]?[A-Za-z0-9_])*)?$"
+
+
+def _no_clone_address(name: str) -> str:
+    if name.endswith(".git"):
+        raise contradiction(f"`{name}` ends like the address of a clone; leave the `.git` out")
+    return name
+
+
+RepositoryName = Annotated[str, Field(pattern=REPOSITORY_PATTERN, max_length=96), AfterValidator(_no_clone_address)]
+"""A hub repository, with or without its organisation. `--` stands for the `/` in the cache, and is in no name."""
 
 
 class S3MirrorConfig(Schema):

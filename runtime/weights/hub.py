@@ -130,6 +130,8 @@ class Hub:
             raise WeightsError(f"{name}: has no file {what}") from error
         except errors.OfflineModeIsEnabled as error:
             raise WeightsError(f"{name}: not asked, because HF_HUB_OFFLINE is set") from error
+        except errors.HFValidationError as error:
+            raise WeightsError(f"{name}: is no name that the hub has: {error}") from error
         except errors.HfHubHTTPError as error:
             status = error.response.status_code if error.response is not None else 503
             if status in _LATER:

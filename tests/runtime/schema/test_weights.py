@@ -1,10 +1,10 @@
 """The flags of `aws s3 sync`, and what a lock may hold."""
 
 import pytest
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from runtime.schema.lock import WeightsLock
-from runtime.schema.weights import S3MirrorConfig, SyncOptions
+from runtime.schema.weights import RepositoryName, S3MirrorConfig, SyncOptions
 
 
 def options(*words: str, **more) -> SyncOptions:
@@ -54,3 +54,16 @@ def test_twins_that_differ_in_case_alone() -> None:
     entries = [{"path": path, "size": 1, "sha256": "a" * 64} for path in ("Config.json", "config.json")]
     with pytest.raises(ValidationError, match=r"`Config\.json` and `config\.json` are one name"):
         WeightsLock.model_validate({"commit": "c" * 40, "files": entries})
+
+
+@pytest.mark.parametrize(
+    "name", ["acme/a--b", "a--b/c", "acme/a..b", "acme/a-", "acme/a.", "acme./a", "acme/a.git", "a/b/c", "-a", "/a", ""]
+)
+def test_names_that_no_repository_has(name: str) -> None:
+    with pytest.raises(ValidationError):
+        TypeAdapter(RepositoryName).validate_python(name)
+
+
+@pytest.mark.parametrize("name", ["acme/a-b_c.d", "gpt2", "a/b.gitx", "Org-1/Model-7b-v0.1", "acme/a__b_"])
+def test_names_that_repositories_have(name: str) -> None:
+    assert TypeAdapter(RepositoryName).validate_python(name) == name

@@ -103,3 +103,9 @@ def test_one_fault_of_each_kind_is_mended(hub: HubStub, model, fault: str, monke
 def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(WeightsError, match=r"cannot get acme/model at revision main: http://127.* gave up after 6"):
         fetch(Request("acme/model"))
+
+
+@pytest.mark.parametrize("name", ["acme/foo--bar", "acme/foo.git"])
+def test_a_name_that_the_hub_cannot_have(name: str) -> None:
+    with pytest.raises(WeightsError, match=rf"{name}: is no name that the hub has"):
+        fetch(Request(name))
