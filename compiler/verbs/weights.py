@@ -170,7 +170,8 @@ def _each(options: argparse.Namespace, step: Callable[[ModelArguments], str]) ->
 def _ls(options: argparse.Namespace) -> int:
     from runtime.weights import commands
 
-    folder, found = commands.snapshots()
+    with _explained("the model cache"):
+        folder, found = commands.snapshots()
     if options.format == "json":
         report.print_value([each._asdict() for each in found])
         return OK
@@ -207,6 +208,9 @@ def _explained(what: str) -> Iterator[None]:
         yield
     except WeightsError as error:
         raise RefusedError(f"{what}: {error}") from error
+    except OSError as error:
+        problem = f"{error.filename or 'the model cache'}: {error.strerror or error}"
+        raise RefusedError(f"{what}: {problem}; LLM_SERVE_CACHE names another folder for the cache") from error
 
 
 _TAKEN_BY = {"MODEL": ("pull", "push", "verify"), "--to": ("push",), "--keep-bytes": ("gc",)}

@@ -14,7 +14,7 @@ from runtime.phases import Phases
 from runtime.schema.lock import ModelLock
 from runtime.schema.weights import S3MirrorConfig
 from runtime.weights import eviction, locking, mirrors
-from runtime.weights.cache import cache_folder, state_folder
+from runtime.weights.cache import CACHE_VARIABLE, cache_folder, state_folder
 from runtime.weights.durability import wait_until_safe
 from runtime.weights.remote import Pace
 from runtime.weights.request import Request
@@ -73,7 +73,9 @@ def push(arguments: ModelArguments, target: str | None) -> tuple[str, list[str]]
 
 
 def snapshots() -> tuple[Path, list[Snapshot]]:
-    """The cache's folder, and what it has."""
+    """The cache's folder, and what it has. Raises WeightsError where it is no folder."""
+    if cache_folder().exists() and not cache_folder().is_dir():
+        raise WeightsError(f"{cache_folder()} is no folder; {CACHE_VARIABLE} names another one")
     return cache_folder(), [_snapshot(each) for each in eviction.snapshots()]
 
 

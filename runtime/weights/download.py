@@ -26,8 +26,10 @@ def download(
     What has come stays when this fails, for the next attempt. Raises WeightsError that names the file.
     """
     blobs.mkdir(parents=True, exist_ok=True)
-    transfers = [_Transfer(remote, file, blobs, pace, tell) for file in files]
+    transfers: list[_Transfer] = []
     try:
+        for file in files:
+            transfers.append(_Transfer(remote, file, blobs, pace, tell))
         _check_space(blobs, sum(each.file.size - each.partial.resumed for each in transfers))
         waiting = transfers
         for delivery in range(1, _DELIVERIES + 1):

@@ -154,3 +154,16 @@ def test_a_check_tells_of_all_that_is_wrong(hub: HubStub, project: Path, capsys)
 def test_what_would_change_nothing_is_refused(words: tuple[str, ...], problem: str, project: Path, capsys) -> None:
     code, printed = run(project, capsys, *words)
     assert code == 64 and printed.startswith(f"llm-serve: {problem}")
+
+
+@pytest.mark.parametrize("place", ["/proc/nope", "file"])
+def test_a_cache_that_cannot_be(
+    place: str, hub: HubStub, project: Path, capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LLM_SERVE_CACHE", str(tmp_path / place))
+    for words in (("pull", "acme--model"), ("gc", "--keep-bytes", "0")):
+        code, printed = run(project, capsys, "weights", *words)
+        assert code == 1 and place in printed and "LLM_SERVE_CACHE names another" in printed
+    code, printed = run(project, capsys, "weights", "ls")
+    assert (code, "is no folder" in printed) == ((1, True) if place == "file" else (0, False))
