@@ -14,12 +14,12 @@ from runtime.phases import Phases
 from runtime.schema.lock import ModelLock
 from runtime.schema.weights import S3MirrorConfig
 from runtime.weights import eviction, locking, mirrors
-from runtime.weights.cache import CACHE_VARIABLE, cache_folder, state_folder
+from runtime.weights.cache import CACHE_VARIABLE, cache_folder
 from runtime.weights.durability import wait_until_safe
 from runtime.weights.remote import Pace
 from runtime.weights.request import Request
-from runtime.weights.sources import obtain
-from runtime.weights.verification import check_content
+from runtime.weights.sources import held, obtain
+from runtime.weights.verification import check_content, forget
 
 
 class Snapshot(NamedTuple):
@@ -48,10 +48,15 @@ def pull(arguments: ModelArguments) -> Path:
 
 
 def verify(arguments: ModelArguments) -> Path:
-    """As `pull`, and every file is read again, whatever is remembered of it."""
-    for kept in state_folder("verified").glob("*.json"):
-        kept.unlink()
-    return pull(arguments)
+    """The model's folder, every file in it read again, whatever is remembered of it; nobody is asked.
+
+    Raises WeightsError where something is missing or damaged.
+    """
+    request = Request.of(arguments)
+    forget(request)
+    folder = held(request)
+    check_content(request, folder)
+    return folder
 
 
 def push(arguments: ModelArguments, target: str | None) -> tuple[str, list[str]]:

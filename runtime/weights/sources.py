@@ -43,8 +43,6 @@ def obtain(request: Request, pace: Pace, phases: Phases) -> Path:
         _log.warning("%s has no lock: whatever its source holds is loaded", request.repository)
     folder = request.local_folder
     if folder is not None:
-        if not folder.is_dir():
-            raise WeightsError(f"there is no folder {folder}")
         with phases.phase("verify"):
             check_folder(request, folder)
         return folder
@@ -58,6 +56,18 @@ def obtain(request: Request, pace: Pace, phases: Phases) -> Path:
         found = there or fetch(request, pace, note, problem)
         use(found)
     _make_room()
+    return found
+
+
+def held(request: Request) -> Path:
+    """The folder, if it has all files already, checked as in `obtain`. Raises WeightsError."""
+    if folder := request.local_folder:
+        check_folder(request, folder)
+        return folder
+    found, problem = _look(request)
+    if found is None:
+        why = problem or f"{request.repository} is not in the model cache {cache_folder()}"
+        raise WeightsError(f"{why}; pull it again: `llm-serve weights pull`")
     return found
 
 

@@ -18,7 +18,21 @@ _INERT = frozenset({"", ".gif", ".gguf", ".jpg", ".md", ".pdf", ".png", ".rst", 
 
 def digests_for(name: str) -> Digests:
     """What is remembered of the files of a repository, or of a folder."""
-    return Digests(state_folder("verified") / f"{name}.json")
+    return Digests(_remembered(name))
+
+
+def forget(request: Request) -> None:
+    """Remember nothing of a model's files: they are read again."""
+    _remembered(_name_of(request)).unlink(missing_ok=True)
+
+
+def _remembered(name: str) -> Path:
+    return state_folder("verified") / f"{name}.json"
+
+
+def _name_of(request: Request) -> str:
+    folder = request.local_folder
+    return f"folder-{str(folder.resolve()).replace('/', '-')[-100:]}" if folder else folder_name(request.repository)
 
 
 def snapshot_of(request: Request) -> Path | None:
@@ -37,7 +51,7 @@ def cached(request: Request) -> Path | None:
     folder = snapshot_of(request)
     if folder is None:
         return None
-    digests = digests_for(folder_name(request.repository))
+    digests = digests_for(_name_of(request))
     try:
         damaged = _not_as_locked(folder, request.lock, digests) if request.lock else _damaged(folder, digests)
     finally:
@@ -98,11 +112,13 @@ def check_commit(request: Request, commit: str | None, mirror: str) -> None:
 
 def check_folder(request: Request, folder: Path) -> None:
     """Hold a folder that is used where it lies against the lock, or the commit asked for. Raises WeightsError."""
+    if not folder.is_dir():
+        raise WeightsError(f"there is no folder {folder}")
     known = folder / "hash"
     check_commit(request, known.read_text().strip() if known.is_file() else None, str(folder))
     if request.lock is None:
         return
-    digests = digests_for(f"folder-{str(folder.resolve()).replace('/', '-')[-100:]}")
+    digests = digests_for(_name_of(request))
     try:
         wrong = _not_as_locked(folder, request.lock, digests)
     finally:

@@ -1,6 +1,7 @@
 """`lock` and `weights`, over the hub's and S3's protocols on loopback."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -167,3 +168,23 @@ def test_a_cache_that_cannot_be(
         assert code == 1 and place in printed and "LLM_SERVE_CACHE names another" in printed
     code, printed = run(project, capsys, "weights", "ls")
     assert (code, "is no folder" in printed) == ((1, True) if place == "file" else (0, False))
+
+
+def test_verify_reads_again_what_is_there_and_fetches_nothing(hub: HubStub, project: Path, capsys, cache: Path) -> None:
+    (project / "registry/acme--away.yaml").write_text(MODEL.replace("acme/model", "acme/away"))
+    code, printed = run(project, capsys, "weights", "verify", "acme--away")
+    assert code == 1 and "acme/away is not in the model cache" in printed and "pull it again" in printed
+    assert run(project, capsys, "weights", "pull", "acme--model")[0] == 0
+    other = cache / ".llm-serve" / "verified" / "models--acme--other.json"
+    other.write_text("{}")
+    before = len(hub.seen)
+    assert run(project, capsys, "weights", "verify", "acme--model")[0] == 0
+    blob = (cache / "models--acme--model/snapshots" / hub.commit / "model.safetensors").resolve()
+    looks, data = blob.stat(), blob.read_bytes()
+    blob.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    os.utime(blob, ns=(looks.st_atime_ns, looks.st_mtime_ns))
+    code, printed = run(project, capsys, "weights", "verify", "acme--model")
+    assert code == 1 and "model.safetensors is damaged; pull it again" in printed
+    assert len(hub.seen) == before and other.exists()
+    assert run(project, capsys, "weights", "pull", "acme--model")[0] == 0
+    assert run(project, capsys, "weights", "verify", "acme--model")[0] == 0
