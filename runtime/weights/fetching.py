@@ -19,7 +19,7 @@ from runtime.weights.cache import (
     repository_folder,
     store_commit,
 )
-from runtime.weights.digests import Digest, digest_of
+from runtime.weights.digests import Digest, Digests, digest_of
 from runtime.weights.download import download
 from runtime.weights.durability import remember_once_safe
 from runtime.weights.git import clone
@@ -138,8 +138,11 @@ class _Fetch:
         snapshot = repository / "snapshots" / commit
         blobs = {each.path: blob for each in files if (blob := _blob_of(each, snapshot, request.lock))}
         found = digests.of_all((blob, blob_algorithm(blob)) for blob in blobs.values())
+        wanted = {each.path: each.digest for each in files}
         there = {
-            path: blob.name for (path, blob), digest in zip(blobs.items(), found, strict=True) if digest == blob.name
+            path: blob.name
+            for (path, blob), digest in zip(blobs.items(), found, strict=True)
+            if digest == blob.name and _has(blob, wanted[path], digests)
         }
         missing = [each for each in files if each.path not in there]
         if missing:
@@ -191,6 +194,11 @@ def _as_locked(request: Request, remote: Remote, files: Sequence[RemoteFile]) ->
             sizes = f"has {each.size} bytes, and {locked[each.path].size} are locked"
             raise WeightsError(f"{remote.name_of(each)}: {sizes}")
     return [replace(each, digest=Digest("sha256", locked[each.path].sha256)) for each in files]
+
+
+def _has(blob: Path, wanted: Digest | None, digests: Digests) -> bool:
+    """Whether a blob that is what its name says is what the source has, as far as that says."""
+    return wanted is None or wanted.hex == blob.name or digests.of(blob, wanted.algorithm) == wanted.hex
 
 
 def _blob_of(file: RemoteFile, snapshot: Path, lock: WeightsLock | None) -> Path | None:

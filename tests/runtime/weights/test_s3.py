@@ -97,6 +97,15 @@ def test_an_unlocked_model_follows_its_mirror(s3: FaultProxy, model) -> None:
     assert content(fetch(asked(s3))) == changed, "no source answers: what is there is used"
 
 
+def test_a_file_that_changed_under_the_same_hash(s3: FaultProxy, model) -> None:
+    put(s3, model)
+    fetch(asked(s3))
+    changed = {**model, "config.json": model["config.json"].replace(b"llama", b"olmoe")}
+    assert len(changed["config.json"]) == len(model["config.json"])
+    put(s3, changed)
+    assert content(fetch(asked(s3))) == changed
+
+
 def test_a_mirror_without_hash_is_named_by_its_content(s3: FaultProxy, model) -> None:
     put(s3, model, commit=None)
     assert content(fetch(asked(s3))) == model
