@@ -32,17 +32,27 @@ class Revision:
     gated: bool
 
 
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        return False
+
+
 class Hub:
     """One repository."""
 
     def __init__(self, repository: str, pace: Pace) -> None:
-        """Raises WeightsError where huggingface_hub is missing."""
+        """Raises WeightsError where huggingface_hub is missing, or HF_ENDPOINT is no address."""
         try:
             import huggingface_hub
         except ImportError as error:
             raise WeightsError("the hub needs huggingface_hub: pip install 'llm-serve[serve]'") from error
         self.repository, self._pace = repository, pace
-        self.endpoint = os.environ.get("HF_ENDPOINT", _DEFAULT).rstrip("/")
+        self.endpoint = (os.environ.get("HF_ENDPOINT") or _DEFAULT).rstrip("/")
+        if not _is_address(self.endpoint):
+            raise WeightsError(f"HF_ENDPOINT is {self.endpoint!r}, and should be an address such as {_DEFAULT}")
         self._library = huggingface_hub
         self._locations: dict[str, str] = {}
         self._lock = threading.Lock()

@@ -109,3 +109,10 @@ def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_name_that_the_hub_cannot_have(name: str) -> None:
     with pytest.raises(WeightsError, match=rf"{name}: is no name that the hub has"):
         fetch(Request(name))
+
+
+@pytest.mark.parametrize("endpoint", ["nonsense", "http://[x", "http://x:99999", "ftp://x", "huggingface.co"])
+def test_an_endpoint_that_is_no_address_is_not_asked(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    with pytest.raises(WeightsError, match=r"HF_ENDPOINT is .*, and should be an address such as https:"):
+        fetch(Request("acme/model"))
