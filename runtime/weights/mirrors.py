@@ -13,23 +13,29 @@ from runtime.weights.request import Request
 from runtime.weights.s3 import HASH_FILE, S3Mirror
 from runtime.weights.turns import alone
 
+INCOMPLETE = "incomplete"
+"""What `hash` says while a mirror is filled; no commit is called so."""
+
 
 def push(request: Request, folder: Path, commit: str, target: S3MirrorConfig, pace: Pace) -> list[str]:
-    """Send the files that the model needs, `hash` last: what is half there is no mirror. The names of what was sent.
+    """Send the files that the model needs; the names of what was sent.
 
-    Raises WeightsError.
+    What is half there is no mirror: until all is, `hash` says that it is not. Raises WeightsError.
     """
     there = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     names = [each.path for each in request.lock.files] if request.lock else request.wanted.of(there)
     assert target.bucket_uri is not None
+    is_folder = not target.bucket_uri.startswith("s3://")
+    to = Path(target.bucket_uri.removeprefix("file://"))
+    if is_folder and ":" in str(to).partition("/")[0]:
+        raise WeightsError(f"{target.bucket_uri}: is neither an address such as s3://bucket/prefix/ nor a folder")
     total = sum(there[name].stat().st_size for name in names)
     with alone(f"push-{folder_name(request.repository)}") as note, Progress("push", total, note) as progress:
-        if not target.bucket_uri.startswith("s3://"):
-            _copy(
-                {name: there[name] for name in names}, commit, Path(target.bucket_uri.removeprefix("file://")), progress
-            )
+        if is_folder:
+            _copy({name: there[name] for name in names}, commit, to, progress)
             return names
         mirror = S3Mirror(target, pace)
+        mirror.put_commit(INCOMPLETE)
         for name in names:
             mirror.put(name, there[name], progress)
         mirror.put_commit(commit)
@@ -39,6 +45,7 @@ def push(request: Request, folder: Path, commit: str, target: S3MirrorConfig, pa
 def _copy(files: dict[str, Path], commit: str, target: Path, progress: Progress) -> None:
     try:
         target.mkdir(parents=True, exist_ok=True)
+        write_atomically(target / HASH_FILE, f"{INCOMPLETE}\n")
         for name, path in files.items():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             temporary = target / f".{Path(name).name}.new"

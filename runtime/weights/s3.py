@@ -163,7 +163,7 @@ class S3Mirror:
             self._client.upload_file(str(source), self._bucket, key, ExtraArgs=self._payer or None, Callback=tell)
 
     def put_commit(self, commit: str) -> None:
-        """Write `hash`: the mirror is complete. Raises WeightsError."""
+        """Write `hash`. Raises WeightsError."""
         key = f"{self._prefix}{HASH_FILE}"
 
         def put() -> None:

@@ -1,6 +1,7 @@
 """Whether the files that are there are all that a model needs, and what they should be."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from runtime.weights.digests import Digests
 from runtime.weights.inspection import inspect
 from runtime.weights.request import Request
 
+_COMMIT = re.compile(r"[0-9a-f]{7,64}")
 _INDEX = "model.safetensors.index.json"
 _INERT = frozenset({"", ".gif", ".gguf", ".jpg", ".md", ".pdf", ".png", ".rst", ".svg"})
 """Suffixes of files that no engine opens unless a registry file names them."""
@@ -104,6 +106,8 @@ def check_shards(files: Mapping[str, Path]) -> None:
 
 def check_commit(request: Request, commit: str | None, mirror: str) -> None:
     """Hold what a mirror's `hash` says, if it has one, against the commit that is asked for. Raises WeightsError."""
+    if commit is not None and not _COMMIT.fullmatch(commit):
+        raise WeightsError(f"{mirror}/hash: says {commit[:60]!r}, which is no commit; is it being filled?")
     if commit is None and request.commit and request.lock is None:
         raise WeightsError(f"{mirror} has no `hash`, and commit {request.commit[:12]} is asked for: lock the model")
     if request.commit and commit not in (None, request.commit):

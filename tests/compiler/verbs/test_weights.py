@@ -188,3 +188,44 @@ def test_verify_reads_again_what_is_there_and_fetches_nothing(hub: HubStub, proj
     assert len(hub.seen) == before and other.exists()
     assert run(project, capsys, "weights", "pull", "acme--model")[0] == 0
     assert run(project, capsys, "weights", "verify", "acme--model")[0] == 0
+
+
+@pytest.mark.parametrize("target", ["s3:/x", "http://x/y", "gs://x/y"])
+def test_a_mirror_is_an_address_or_a_folder(
+    target: str, hub: HubStub, project: Path, capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, printed = run(project, capsys, "weights", "push", "acme--model", "--to", target)
+    assert code == 1 and f"{target}: is neither an address such as s3://bucket/prefix/ nor a folder" in printed
+    assert not list(tmp_path.glob("*:"))
+
+
+def test_a_mirror_that_is_half_filled_is_none(
+    hub: HubStub, project: Path, capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "mirror"
+    push = ("weights", "push", "acme--model", "--to", str(target))
+    assert run(project, capsys, *push)[0] == 0
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.copyfile", fail)
+        code, printed = run(project, capsys, *push)
+    assert code == 1 and "No space left on device" in printed
+    mirror = f"initialization: {{s3_mirror_config: {{bucket_uri: '{target}'}}, "
+    (project / "registry/acme--mirrored.yaml").write_text(MODEL.replace("initialization: {", mirror))
+    code, printed = run(project, capsys, "weights", "pull", "acme--mirrored")
+    assert code == 1 and "/hash: says 'incomplete', which is no commit; is it being filled?" in printed
+    assert run(project, capsys, *push)[0] == 0
+    assert run(project, capsys, "weights", "pull", "acme--mirrored")[0] == 0
+
+
+def test_a_bucket_that_is_half_filled_is_no_mirror(hub: HubStub, project: Path, s3: FaultProxy, capsys) -> None:
+    mirror = f"initialization: {{s3_mirror_config: {{bucket_uri: 's3://models/m/', endpoint_url: '{s3.url}'}}, "
+    (project / "registry/acme--model.yaml").write_text(MODEL.replace("initialization: {", mirror))
+    push = ("weights", "push", "acme--model")
+    assert run(project, capsys, *push)[0] == 0
+    order = [each.path for each in s3.seen if each.method == "PUT"]
+    assert order[0] == order[-1] == "/models/m/hash"
