@@ -138,3 +138,21 @@ async def test_an_adapter_that_is_not_there_names_its_field(tmp_path: Path) -> N
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
     with pytest.raises(ConfigError, match=r"lora_modules\.mine: there is no adapter_model.safetensors"):
         loaded({"mine": folder})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("training_args.bin", "", r"training_args\.bin: may be a pickle"),
+        ("modeling_x.py", "", r"modeling_x\.py: is code"),
+        (
+            "tokenizer_config.json",
+            '{"auto_map": {"AutoTokenizer": "x.X"}}',
+            r"tokenizer_config\.json: `auto_map` names",
+        ),
+    ],
+)
+async def test_a_hostile_adapter_is_not_shown_to_vllm(tmp_path: Path, name: str, content: str, problem: str) -> None:
+    (adapter(tmp_path / "mine") / name).write_text(content)
+    with pytest.raises(ConfigError, match=rf"lora_modules\.mine: .*{problem}"):
+        loaded({"mine": tmp_path / "mine"})
