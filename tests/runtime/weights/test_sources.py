@@ -35,8 +35,8 @@ def test_the_cache_answers_for_model_id_or_hf_model_id(tmp_path: Path, monkeypat
     (tmp_path / "x.gguf").write_bytes(gguf())
     stored = store("acme/other", {"x.gguf": tmp_path / "x.gguf"})
     assert folder_of(hf_model_id="acme/other", revision="main") == stored
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ConfigError, match=r"registry/acme--model.yaml: model_config.model_id: cannot get acme/model"):
         folder_of()
     with pytest.raises(ConfigError, match=r"initialization.hf_model_id: cannot get acme/none .*HF_HUB_OFFLINE is set"):
