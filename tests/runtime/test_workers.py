@@ -25,6 +25,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_worker_niceness", "0")
         patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("ELSEWHERE", str(tmp_path_factory.mktemp("cache")))
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "resources": {"instance_type_m5": 1}})
         for _ in range(2):
@@ -144,7 +145,7 @@ async def test_a_dead_worker_fails_what_runs_and_what_comes(engine: workers.Remo
 @pytest.mark.parametrize(
     ("initialization", "problem"),
     [
-        ({"hf_model_id": "acme/is-nowhere"}, "model_config.initialization.hf_model_id: acme/is-nowhere is not in"),
+        ({"hf_model_id": "acme/is-nowhere"}, "model_config.initialization.hf_model_id: cannot get acme/is-nowhere .*HF_HUB_OFFLINE is set"),
         (
             {"initializer": {"type": "SingleDevice", "from_pretrained_kwargs": {"no_such_thing": 1}}},
             "from_pretrained_kwargs: transformers cannot load the model: .*no_such_thing",
@@ -168,7 +169,7 @@ async def test_a_variable_of_the_workers_node_reaches_the_worker(cluster: Cluste
     with pytest.raises(ConfigError, match="this node has no environment variable NO_NODE_HAS_THIS"):
         await workers.start(missing, Batching(1))
     elsewhere = arguments().model_copy(update={"environment": {"LLM_SERVE_CACHE": "ELSEWHERE"}})
-    with pytest.raises(ConfigError, match=f"{REPOSITORY} is not in the model cache"):
+    with pytest.raises(ConfigError, match=f"cannot get {REPOSITORY} .*HF_HUB_OFFLINE is set"):
         await workers.start(elsewhere, Batching(1))
 
 

@@ -37,6 +37,9 @@ from runtime.errors import ConfigError, EngineDeadError, EngineError, GrammarErr
 _KWARGS = "model_config.initialization.initializer.engine_kwargs"
 _SEQUENCES = 256
 """Most sequences that vLLM is started for where `max_batch_size` is no more: it may grow so far without a restart."""
+_THREADS = "VLLM_CPU_OMP_THREADS_BIND"
+_NODES_THREADS = os.environ.get(_THREADS)
+"""What the node says of it, which holds."""
 _START_ERRORS = (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError, RuntimeError)
 """What vLLM raises for arguments or models that it cannot use; it has no error of its own."""
 
@@ -113,7 +116,8 @@ def _bind_threads(arguments: ModelArguments) -> None:
     size = min(max(1, round(scaling.num_cpus_per_worker)), len(cpus))
     places = [(rank * size + index) % len(cpus) for rank in range(scaling.num_workers) for index in range(size)]
     groups = [sorted(cpus[place] for place in places[begin : begin + size]) for begin in range(0, len(places), size)]
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "|".join(",".join(map(str, group)) for group in groups))
+    ours = "|".join(",".join(map(str, group)) for group in groups)
+    os.environ[_THREADS] = _NODES_THREADS or ours
 
 
 class VllmEngine(Engine):
