@@ -145,7 +145,10 @@ async def test_a_dead_worker_fails_what_runs_and_what_comes(engine: workers.Remo
 @pytest.mark.parametrize(
     ("initialization", "problem"),
     [
-        ({"hf_model_id": "acme/is-nowhere"}, "model_config.initialization.hf_model_id: cannot get acme/is-nowhere .*HF_HUB_OFFLINE is set"),
+        (
+            {"hf_model_id": "acme/is-nowhere"},
+            "model_config.initialization.hf_model_id: cannot get acme/is-nowhere .*HF_HUB_OFFLINE is set",
+        ),
         (
             {"initializer": {"type": "SingleDevice", "from_pretrained_kwargs": {"no_such_thing": 1}}},
             "from_pretrained_kwargs: transformers cannot load the model: .*no_such_thing",
