@@ -11,6 +11,9 @@ from contextlib import AsyncExitStack, aclosing, suppress
 
 from runtime.engines.contract import Engine, Sampling
 
+BEGIN_S = 10.0
+"""For how long the others may take to begin. An engine that has reserved its memory may have no room for all of them at
+once: then some would begin only when others have ended."""
 LIMIT_S = 2.0
 """For how long the longest prompt is read where there is no GPU."""
 LIMIT_GPU_S = 60.0
@@ -23,7 +26,8 @@ _ANSWER = 4
 async def warm_up(engine: Engine, slots: int, limit_s: float) -> None:
     """Answer, or embed, in all slots at once. Raises EngineError.
 
-    `limit_s`: the sequence as long as the context is given up after so many seconds; the others begin in any case.
+    `limit_s`: the sequence as long as the context is given up after so many seconds, and others that have not begun
+    after BEGIN_S.
     """
     context = engine.limits.context_length
     if engine.limits.embeds:
@@ -34,7 +38,9 @@ async def warm_up(engine: Engine, slots: int, limit_s: float) -> None:
         others = [_answer(engine, _PROMPT, context - _PROMPT) for _ in range(slots - 1)]
         for other in others:
             await running.enter_async_context(aclosing(other))
-        await asyncio.gather(*map(_begun, others))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BEGIN_S):
+                await asyncio.gather(*map(_begun, others))
         longest = await running.enter_async_context(aclosing(_answer(engine, context - _ANSWER, _ANSWER)))
         with suppress(TimeoutError):
             async with asyncio.timeout(limit_s):

@@ -242,6 +242,16 @@ async def test_the_longest_prompt_comes_when_the_others_have_a_token_each(engine
     assert [len(prompt) for prompt, _ in engine.requests] == [16, 96]
 
 
+async def test_an_engine_without_room_for_all_slots_is_not_waited_for(engine, cold_replica, monkeypatch) -> None:
+    """vLLM lets some wait until others have ended, which may take as long as whole answers."""
+    monkeypatch.setattr("runtime.warmup.BEGIN_S", 0.01)
+    engine.scripts[1] = [b"", asyncio.Event()]
+    async with asyncio.timeout(20):
+        await cold_replica(warmup=True).configure(settings_for(max_batch_size=3))
+    assert [len(prompt) for prompt, _ in engine.requests] == [16, 16, 96]
+    assert engine.running == 0
+
+
 async def test_a_slow_machine_gives_up_the_longest_prompt(engine, cold_replica, monkeypatch) -> None:
     monkeypatch.setattr("runtime.replica.LIMIT_S", 0.01)
     engine.scripts[1] = [asyncio.Event()]
