@@ -149,7 +149,7 @@ def test_an_unknown_model_is_a_404_in_openais_shape(deployment) -> None:
         ({"messages": []}, "messages"),
         ({"temperature": -1}, "temperature"),
         ({"n": 17}, "n"),
-        ({"tools": [{}]}, "tools"),
+        ({"tools": [{}]}, "tools.0.type"),
     ],
 )
 def test_bad_requests_name_the_field(deployment, wrong, param) -> None:
