@@ -8,25 +8,26 @@ The client shares the machine's cores with the servers.
 
 import argparse
 import asyncio
-import json
-import os
-import secrets
-import shutil
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import aiohttp
 
 from benchmarks.fast import PIECE
-from benchmarks.servers import FOLDER, HOST, ROOT, free_port
-from demo import cluster as ray_cluster
+from benchmarks.servers import deployed
 
-_NAME = "acme--fast"
-_START_TIMEOUT_S = 120
+_MODEL = {
+    "extends": ["engines/llama-cpp", "hardware/cpu"],
+    "deployment_config": {"max_waiting_requests": 64},
+    "scaling_config": {"num_cpus_per_worker": 1},
+    "model_config": {
+        "model_id": "acme/fast",
+        "initialization": {"initializer": {"model_filename": "none.gguf"}},
+        "generation": {"max_batch_size": 256},
+    },
+}
 _STEADY_S, _STEADY_TOKENS = 0.02, 20
-_ROUTES = {"gateway": "/v1/completions", "direct": f"/{_NAME}/v1/completions"}
+_ROUTES = {"gateway": "/v1/completions", "direct": "/acme--fast/v1/completions"}
 
 
 def main() -> None:
@@ -35,49 +36,8 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32, 128])
     parser.add_argument("--seconds", type=float, default=4.0, help="how long each measurement takes, about")
     options = parser.parse_args()
-    with _served() as url:
+    with deployed("project-fast", _MODEL, "benchmarks.fast:model") as url:
         asyncio.run(_measure(url, options.clients, options.seconds))
-
-
-@contextmanager
-def _served() -> Iterator[str]:
-    """The address of a cluster of its own that serves the fast model."""
-    project = FOLDER / "project-fast"
-    shutil.rmtree(project, ignore_errors=True)
-    shutil.copytree(ROOT / "base", project / "base")
-    (project / "registry/clusters").mkdir(parents=True)
-    gcs, dashboard, client, port, metrics, stats = (free_port() for _ in range(6))
-    (project / "registry/clusters/default.yaml").write_text(f'models: ["*"]\nhttp: {{port: {port}}}\n')
-    model = {
-        "extends": ["engines/llama-cpp", "hardware/cpu"],
-        "deployment_config": {"max_waiting_requests": 64},
-        "scaling_config": {"num_cpus_per_worker": 1},
-        "model_config": {
-            "model_id": "acme/fast",
-            "initialization": {"initializer": {"model_filename": "none.gguf"}},
-            "generation": {"max_batch_size": 256},
-        },
-    }
-    (project / f"registry/{_NAME}.yaml").write_text(json.dumps(model))
-    os.environ |= {
-        "PYTHONPATH": str(ROOT),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
-    }
-    cluster = ray_cluster.Cluster(gcs, dashboard, secrets.token_hex(32))
-    ports = [f"--ray-client-server-port={client}", "--dashboard-agent-listen-port=0"]
-    ports += ["--min-worker-port=0", "--max-worker-port=0"]
-    session = cluster.start(project / "ray.log", "--num-cpus=4", *ports)
-    try:
-        cluster.run("llm-serve", "compile", cwd=project)
-        config = project / "generated/serve.yaml"
-        config.write_text(config.read_text().replace("runtime.serve:model", "benchmarks.fast:model"))
-        cluster.run("serve", "deploy", str(config))
-        for _ in cluster.wait_until_running(_START_TIMEOUT_S):
-            pass
-        yield f"http://{HOST}:{port}"
-    finally:
-        ray_cluster.stop(session)
 
 
 async def _measure(url: str, clients: list[int], seconds: float) -> None:

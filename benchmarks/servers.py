@@ -18,6 +18,7 @@ from typing import Any
 import aiohttp
 
 from benchmarks.answers import TOKENS, Answer, BenchmarkError, Side, collect
+from compiler.lower.serve import MODEL_IMPORT_PATH
 from demo import cluster as ray_cluster
 from demo.environment import MISFITS
 from demo.model import REPOSITORY
@@ -29,7 +30,6 @@ FOLDER = ROOT / ".bench"
 HOST = "127.0.0.1"
 OURS_ENVIRONMENT = Path(sys.executable)
 _START_TIMEOUT_S = 180
-_NAME = REPOSITORY.replace("/", "--")
 
 
 class UnavailableError(Exception):
@@ -160,13 +160,7 @@ async def _pieces(
 
 @contextmanager
 def on_ray_serve(engine: str, initializer: Mapping[str, Any], slots: int, threads: int) -> Iterator[str]:
-    """Our gateway's address while a cluster of its own serves the model, deployed from what is compiled for it."""
-    project = FOLDER / f"project-{engine}"
-    shutil.rmtree(project, ignore_errors=True)
-    shutil.copytree(ROOT / "base", project / "base")
-    (project / "registry/clusters").mkdir(parents=True)
-    gcs, dashboard, client, port = (free_port() for _ in range(4))
-    (project / "registry/clusters/default.yaml").write_text(f'models: ["*"]\nhttp: {{port: {port}}}\n')
+    """Our gateway's address while a cluster of its own serves the model with an engine."""
     model = {
         "extends": [f"engines/{engine}", "families/smollm2", "hardware/cpu"],
         "deployment_config": {"max_waiting_requests": 64},
@@ -177,14 +171,34 @@ def on_ray_serve(engine: str, initializer: Mapping[str, Any], slots: int, thread
             "generation": {"max_batch_size": slots},
         },
     }
-    (project / f"registry/{_NAME}.yaml").write_text(json.dumps(model))
+    with deployed(f"project-{engine}", model) as url:
+        yield url
+
+
+@contextmanager
+def deployed(folder: str, model: Mapping[str, Any], builder: str = MODEL_IMPORT_PATH) -> Iterator[str]:
+    """The gateway's address while a cluster of its own serves one model, deployed from what is compiled for it.
+
+    `builder`: what Ray imports instead of ours.
+    """
+    project, name = FOLDER / folder, model["model_config"]["model_id"].replace("/", "--")
+    shutil.rmtree(project, ignore_errors=True)
+    shutil.copytree(ROOT / "base", project / "base")
+    (project / "registry/clusters").mkdir(parents=True)
+    gcs, dashboard, client, port, metrics, stats = (free_port() for _ in range(6))
+    (project / "registry/clusters/default.yaml").write_text(f'models: ["*"]\nhttp: {{port: {port}}}\n')
+    (project / f"registry/{name}.yaml").write_text(json.dumps(model))
+    haproxy = {"RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics), "RAY_SERVE_HAPROXY_STATS_PORT": str(stats)}
+    os.environ |= {"PYTHONPATH": str(ROOT), **haproxy}
     cluster = ray_cluster.Cluster(gcs, dashboard, secrets.token_hex(32))
     ports = [f"--ray-client-server-port={client}", "--dashboard-agent-listen-port=0"]
     ports += ["--min-worker-port=0", "--max-worker-port=0"]
     session = cluster.start(project / "ray.log", "--num-cpus=4", *ports)
     try:
         cluster.run("llm-serve", "compile", cwd=project)
-        cluster.run("bash", "-c", "serve deploy generated/*.yaml", cwd=project)
+        config = project / "generated/serve.yaml"
+        config.write_text(config.read_text().replace(MODEL_IMPORT_PATH, builder))
+        cluster.run("serve", "deploy", str(config))
         for _ in cluster.wait_until_running(_START_TIMEOUT_S):
             pass
         yield f"http://{HOST}:{port}"
