@@ -86,11 +86,10 @@ class LlamaLoop:
 class Generate:
     """`model.generate()` of transformers, one answer at a time."""
 
-    def __init__(self, folder: Path) -> None:
-        import torch
+    def __init__(self, folder: Path, device: str, dtype: str) -> None:
         from transformers import AutoModelForCausalLM
 
-        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map={"": device})
 
     async def answer(self, prompts: Sequence[list[int]], tokenizer: Tokenizer) -> list[Answer]:
         """One after the other."""
@@ -100,9 +99,10 @@ class Generate:
         import torch
 
         clock, asked = _Clock(), time.perf_counter()
+        ids = torch.tensor([prompt], device=self._model.device)
         done = self._model.generate(
-            torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            ids,
+            attention_mask=torch.ones_like(ids),
             do_sample=False,
             max_new_tokens=TOKENS,
             streamer=clock,

@@ -44,9 +44,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2, help="CPUs of each side")
     parser.add_argument("--quantised", action="store_true", help="llama-cpp: the Q4_1 file instead of F16")
+    parser.add_argument("--gpu", action="store_true", help="every side on one GPU")
+    parser.add_argument("--dtype", default="float32", help="of what is not llama.cpp")
     parser.add_argument("--write", action="store_true", help="the tables into docs/engines.md")
     parsed = parser.parse_args()
-    options = Options(parsed.threads, parsed.quantised)
+    options = Options(parsed.threads, parsed.quantised, parsed.gpu, parsed.dtype)
     cpus = sorted(os.sched_getaffinity(0))[: options.threads]
     os.environ |= {"OMP_NUM_THREADS": str(options.threads), "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cpus))}
     tables = []

@@ -24,6 +24,15 @@ class Options:
 
     threads: int
     quantised: bool
+    gpu: bool
+    """Every side computes on one."""
+    dtype: str
+    """Of what is not llama.cpp."""
+
+    @property
+    def device(self) -> str:
+        """As PyTorch calls it."""
+        return "cuda" if self.gpu else "cpu"
 
 
 class Lineup:
@@ -94,7 +103,7 @@ class Lineup:
                 "scaling_config": {
                     "num_workers": workers,
                     "num_cpus_per_worker": max(1, self.options.threads // workers),
-                    "num_gpus_per_worker": 0,
+                    "num_gpus_per_worker": int(self.options.gpu),
                 },
             }
         )

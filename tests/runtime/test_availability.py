@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Coroutine
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,7 +33,9 @@ class Cluster:
         loop = asyncio.get_running_loop()
         real = loop.time
         monkeypatch.setattr(loop, "time", lambda: real() + self.skipped)
-        monkeypatch.setattr(availability.asyncio, "sleep", self.sleep)
+        # Its own, not everybody's: servers of other tests sleep on threads of theirs.
+        self.asyncio = SimpleNamespace(**{**vars(asyncio), "sleep": self.sleep})
+        monkeypatch.setattr(availability, "asyncio", self.asyncio)
         self.availability = Availability(self.look, self.wake, self.shown.append)
 
     def look(self) -> dict[str, Condition]:
@@ -60,13 +63,12 @@ async def test_who_has_waited_for_a_look_in_vain_is_the_last_who_does(monkeypatc
     monkeypatch.setattr(cluster.availability, "_look", lambda: blocked.wait(30))
     monkeypatch.setattr(availability, "LOOK_TIMEOUT_S", 0.05)
     waits = []
-    wait = asyncio.wait
 
     async def counted(tasks, **more):
         waits.append(more)
-        return await wait(tasks, **more)
+        return await asyncio.wait(tasks, **more)
 
-    monkeypatch.setattr(availability.asyncio, "wait", counted)
+    cluster.asyncio.wait = counted
     cluster.skipped += 100
     for _ in range(5):
         await cluster.availability.wait_for(MODEL, 0)

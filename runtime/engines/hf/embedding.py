@@ -8,6 +8,7 @@ from sentence_transformers import SentenceTransformer
 from runtime.engines.contract import Batching, Engine, Limits
 from runtime.engines.embedding import EmbeddingEngine, Encoder, Vector
 from runtime.engines.hf.loading import LIBRARY_ERRORS, Source, use_threads
+from runtime.engines.hf.rows import release_memory
 from runtime.engines.hf.runner import memory
 from runtime.engines.hf.tokenizer import load_whole_tokenizer
 from runtime.errors import EngineError
@@ -64,3 +65,4 @@ class HfEncoder(Encoder):
 
     def close(self) -> None:
         del self._model
+        release_memory()

@@ -4,6 +4,7 @@ Sequences go by numbers. Each prompt is read into a cache of its own, several th
 they are rows of one batch, which takes a token of each.
 """
 
+import gc
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -138,6 +139,14 @@ class ModelRows:
         self._cache = self._make_cache(0)
         self._prompts.clear()
         del self._model, self._step
+        release_memory()
+
+
+def release_memory() -> None:
+    """Give a GPU's memory back that nobody uses any more: PyTorch keeps it for its own next allocation."""
+    gc.collect()
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
 
 
 def _row_of(cache: DynamicCache, row: int, pad: int) -> DynamicCache:

@@ -47,6 +47,8 @@ STAGES = {**INITIALIZERS["vLLM"]["engine_kwargs"], "enforce_eager": False, "pipe
 SEVERAL = {"DeepSpeed x 2": INITIALIZERS["DeepSpeed"], "vLLM x 2": {"engine_kwargs": STAGES}}
 """With two workers. The model's nine heads do not go over two by vLLM's tensors, so its layers do."""
 CASES = [*INITIALIZERS, *SEVERAL]
+GPUS = torch.cuda.device_count()
+"""Where there are any, the engines compute on them."""
 SLOTS = 4
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 FRANCE = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
@@ -73,13 +75,16 @@ async def test_every_engine_that_can_run_is_tested() -> None:
 def loaded(case: str) -> Engine:
     name, workers = case.split(" x ") if case in SEVERAL else (case, 1)
     arguments = arguments_for({"type": name, **{**INITIALIZERS, **SEVERAL}[case]})
-    scaling = arguments.scaling_config.model_copy(update={"num_workers": int(workers)})
-    return load(arguments.model_copy(update={"scaling_config": scaling}), fetch_safetensors(), Batching(SLOTS))
+    scaling = {"num_workers": int(workers), "num_gpus_per_worker": min(1, GPUS)}
+    placed = arguments.scaling_config.model_copy(update=scaling)
+    return load(arguments.model_copy(update={"scaling_config": placed}), fetch_safetensors(), Batching(SLOTS))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=CASES)
 async def shared_engine(request) -> AsyncIterator[Engine]:
     """Loaded once for all tests; what one of them leaves behind, the next one stumbles over."""
+    if request.param in SEVERAL and GPUS == 1:
+        pytest.skip("this machine has one GPU, and each worker wants one of its own")
     engine = await asyncio.to_thread(loaded, request.param)
     yield engine
     await engine.close()
@@ -613,9 +618,11 @@ async def test_health_and_close(shared_engine: Engine) -> None:
 
 
 def memory() -> int:
-    """Bytes of this process and its children, without what the C library keeps for the next allocation."""
+    """Bytes of this process, its children and the GPUs, without what the C library keeps for the next allocation."""
     gc.collect()
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
     own = psutil.Process()
-    return sum(process.memory_info().rss for process in (own, *own.children(recursive=True)))
+    on_gpus = [torch.cuda.mem_get_info(index) for index in range(GPUS)]
+    in_memory = sum(process.memory_info().rss for process in (own, *own.children(recursive=True)))
+    return in_memory + sum(total - free for free, total in on_gpus)
