@@ -117,22 +117,23 @@ def test_completions_take_the_prompt_as_it_is(deployment) -> None:
 
 
 async def test_two_streams_run_at_the_same_time(deployment) -> None:
-    """A short answer that starts after a long one is there before it."""
+    """A short answer that starts after a long one is there before it; that one would take the better part of a minute,
+    so that it does not matter where the machine pauses.
+    """
     client = openai.AsyncOpenAI(base_url=f"{deployment.url}/v1", api_key="none", max_retries=0, timeout=120)
-    began, done = asyncio.Event(), []
+    began = asyncio.Event()
 
     async def ask(length: int) -> None:
         more = {"extra_body": {"min_tokens": length}, "stream": True}
         stream = await client.chat.completions.create(model=REPOSITORY, messages=LONG, max_tokens=length, **more)
         async for _ in stream:
             began.set()
-        done.append(length)
 
-    long = asyncio.create_task(ask(400))
+    long = asyncio.create_task(ask(3500))
     await began.wait()
     await ask(4)
-    await long
-    assert done == [4, 400]
+    assert not long.done()
+    long.cancel()
 
 
 def test_an_unknown_model_is_a_404_in_openais_shape(deployment) -> None:
