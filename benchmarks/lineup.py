@@ -114,6 +114,7 @@ async def _pieces(engine: Engine, tokenizer: Tokenizer, prompt: Sequence[int]) -
     tokens: list[int] = []
     async with aclosing(engine.generate(prompt, Sampling(max_new_tokens=TOKENS, temperature=0))) as batches:
         async for batch in batches:
-            tokens += batch
-            yield "", len(tokens)
+            if batch:  # an empty one says that the request has a slot
+                tokens += batch
+                yield "", len(tokens)
     yield b"".join(map(tokenizer.piece, tokens)).decode("utf-8", "replace"), len(tokens)

@@ -174,7 +174,8 @@ def _shared_out(source: Source, model: PreTrainedModel, dtype: torch.dtype) -> P
     try:
         return deepspeed.init_inference(model, config={**inference, **config.ds_inference_kwargs}).module
     except AssertionError as error:  # what DeepSpeed has for families that it does not know
-        raise source.wrong(f"DeepSpeed cannot share out the model: {error}", f"{_INITIALIZER}.type") from error
+        field = f"{_INITIALIZER}.{'use_kernel' if config.use_kernel else 'type'}"
+        raise source.wrong(f"DeepSpeed cannot share out the model: {error}", field) from error
     except LIBRARY_ERRORS as error:
         raise source.wrong(
             f"DeepSpeed cannot take the model: {error}", f"{_INITIALIZER}.ds_inference_kwargs"
