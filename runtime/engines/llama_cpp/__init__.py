@@ -21,8 +21,8 @@ class LlamaKwargs(Schema):
     """Most tokens that the hardware processes at once."""
     n_threads: PositiveInt | None = None
     """CPU threads; `scaling_config.num_cpus_per_worker` when left out."""
-    n_gpu_layers: Annotated[int, Field(ge=-1)] = 0
-    """Layers to put on GPUs; -1 is all."""
+    n_gpu_layers: Annotated[int, Field(ge=-1)] | None = None
+    """Layers to put on GPUs; -1 is all. When left out, all where the worker has a GPU, and else none."""
     main_gpu: NonNegativeInt = 0
     """The GPU that holds the whole model, when it is not split."""
     use_mmap: bool = True

@@ -26,10 +26,7 @@ def load(arguments: ModelArguments, folder: Path, batching: Batching) -> Engine:
     assert isinstance(config, LlamaCpp)
     field = f"{_INITIALIZER}.model_filename"
     path = model_file(folder, config.model_filename, ".gguf", field, arguments.declared_in)
-    options = config.model_init_kwargs
-    if options.n_gpu_layers and not llama_cpp.llama_supports_gpu_offload():
-        problem = "this node's llama-cpp-python was built without GPU support"
-        raise ConfigError(f"{_INITIALIZER}.model_init_kwargs.n_gpu_layers", arguments.declared_in, problem)
+    options = _with_layers(config.model_init_kwargs, arguments)
     threads = options.n_threads or max(1, round(arguments.scaling_config.num_cpus_per_worker))
     try:
         model = Model(path, options)
@@ -46,6 +43,17 @@ def load(arguments: ModelArguments, folder: Path, batching: Batching) -> Engine:
         field = f"{_INITIALIZER}.model_init_kwargs{'' if arguments.embeds else '.n_ctx'}"
         raise ConfigError(field, arguments.declared_in, str(error)) from error
     return BatchingEngine(runner, GgufTokenizer(model), batching)
+
+
+def _with_layers(options: LlamaKwargs, arguments: ModelArguments) -> LlamaKwargs:
+    """Options that say how many layers go on GPUs. Raises ConfigError where that cannot be."""
+    field, layers = f"{_INITIALIZER}.model_init_kwargs.n_gpu_layers", options.n_gpu_layers
+    if layers is None:
+        field, layers = "scaling_config.num_gpus_per_worker", -1 if arguments.scaling_config.num_gpus_per_worker else 0
+    if layers and not llama_cpp.llama_supports_gpu_offload():
+        problem = "this node's llama-cpp-python was built without GPU support, see docs/serving.md"
+        raise ConfigError(field, arguments.declared_in, problem)
+    return options.model_copy(update={"n_gpu_layers": layers})
 
 
 @dataclass(slots=True)

@@ -33,7 +33,8 @@ class Model:
         llama_cpp.llama_log_set(_log, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         parameters = llama_cpp.llama_model_default_params()
-        parameters.n_gpu_layers = 2**31 - 1 if options.n_gpu_layers < 0 else options.n_gpu_layers
+        layers = options.n_gpu_layers or 0
+        parameters.n_gpu_layers = 2**31 - 1 if layers < 0 else layers
         parameters.main_gpu = options.main_gpu
         parameters.use_mmap = options.use_mmap
         parameters.use_mlock = options.use_mlock

@@ -5,7 +5,10 @@ import asyncio
 import pytest
 
 from demo.model import fetch
+from runtime.application import ModelArguments
 from runtime.engines.contract import Batching, Engine, Sampling, load
+from runtime.engines.llama_cpp import LlamaKwargs
+from runtime.engines.llama_cpp.engine import _with_layers
 from runtime.engines.llama_cpp.model import Context
 from runtime.errors import ConfigError
 from tests.runtime.support import arguments_for, first_token
@@ -17,10 +20,29 @@ def test_a_file_that_is_no_gguf_is_named(tmp_path) -> None:
         load(arguments_for({"type": "llamaCpp"}), tmp_path, Batching(1))
 
 
-def test_gpu_layers_without_a_gpu_build_are_refused() -> None:
-    initializer = {"type": "llamaCpp", "model_init_kwargs": {"n_gpu_layers": -1}}
-    with pytest.raises(ConfigError, match="n_gpu_layers: this node's llama-cpp-python was built without GPU support"):
-        load(arguments_for(initializer), fetch().parent, Batching(1))
+@pytest.mark.parametrize(
+    ("asked", "gpus", "layers"),
+    [(None, 0, 0), (None, 1, -1), (None, 0.5, -1), (0, 1, 0), (7, 1, 7), (7, 0, 7), (-1, 0, -1)],
+)
+def test_all_layers_go_on_a_gpu_where_the_worker_has_one(monkeypatch, asked, gpus: float, layers: int) -> None:
+    """On a build for GPUs."""
+    monkeypatch.setattr("llama_cpp.llama_supports_gpu_offload", lambda: True)
+    assert _with_layers(*_asked(asked, gpus)).n_gpu_layers == layers
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "field"), [(-1, 0, "model_init_kwargs.n_gpu_layers"), (None, 1, "num_gpus_per_worker")]
+)
+def test_a_gpu_that_the_build_cannot_use_is_refused(monkeypatch, asked, gpus: float, field: str) -> None:
+    monkeypatch.setattr("llama_cpp.llama_supports_gpu_offload", lambda: False)
+    with pytest.raises(ConfigError, match=f"{field}: this node's llama-cpp-python was built without GPU support"):
+        _with_layers(*_asked(asked, gpus))
+
+
+def _asked(layers: int | None, gpus: float) -> tuple[LlamaKwargs, ModelArguments]:
+    arguments = arguments_for({"type": "llamaCpp"})
+    scaling = arguments.scaling_config.model_copy(update={"num_gpus_per_worker": gpus})
+    return LlamaKwargs(n_gpu_layers=layers), arguments.model_copy(update={"scaling_config": scaling})
 
 
 async def test_every_decode_has_consecutive_slots_in_ascending_order(monkeypatch) -> None:

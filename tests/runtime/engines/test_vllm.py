@@ -123,6 +123,7 @@ async def test_an_adapter_that_vllm_cannot_use_names_its_field(tmp_path: Path, c
         loaded({"mine": adapter(tmp_path / "mine", **config)}, **kwargs)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="vLLM computes on the GPU here")
 async def test_stages_without_compilation_are_refused_on_cpus() -> None:
     """vLLM would start, and die of the first request."""
     arguments = arguments_for({"type": "vLLM", "engine_kwargs": SMALL | {"pipeline_parallel_size": 2}})
