@@ -1,5 +1,6 @@
 """What an engine is to the rest of the runtime. Engines speak tokens; text, stops and HTTP exist once, above them."""
 
+import os
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -201,6 +202,8 @@ def meeting_place(host: str) -> str:
 def _imported(name: str, arguments: ModelArguments) -> Callable[..., Any]:
     """`module:function`. Raises ConfigError where a library is missing."""
     module, _, function = name.partition(":")
+    for variable, value in arguments.initialization.engine.environment:
+        os.environ.setdefault(variable, value)
     try:
         return cast(Callable[..., Any], getattr(import_module(module), function))
     except ModuleNotFoundError as error:

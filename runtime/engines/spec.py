@@ -28,7 +28,8 @@ class EngineSpec:
     each, `gpus` gives them to its only worker, `none` uses one. `loader` is `module:function`, imported on the replica
     only. `follower`: what its other workers run where they compute with the first one. `places_workers`: with several,
     its library puts processes of its own where they would be, and the first one holds the engine alone. `embeds`: it
-    can also load models that turn texts into vectors. `reads`: the format of its weights.
+    can also load models that turn texts into vectors. `reads`: the format of its weights. `environment`: variables that
+    its libraries read when they are loaded, where the node does not set them itself.
     """
 
     name: str
@@ -41,3 +42,4 @@ class EngineSpec:
     places_workers: bool = False
     embeds: bool = False
     reads: Literal["safetensors", "gguf"] = "safetensors"
+    environment: tuple[tuple[str, str], ...] = ()

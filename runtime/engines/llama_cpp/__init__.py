@@ -57,4 +57,7 @@ SPEC = EngineSpec(
     loader="runtime.engines.llama_cpp.engine:load",
     embeds=True,
     reads="gguf",
+    # Its threads wait for each other some hundred times a token. By default they spin for milliseconds then, and where
+    # they have all CPUs, a gateway or a proxy beside them gets its turn seconds late.
+    environment=(("GOMP_SPINCOUNT", "1000"),),
 )

@@ -1,6 +1,9 @@
 """What is llama.cpp's own: files that are no GGUF, and settings that this build cannot honour."""
 
 import asyncio
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -43,6 +46,27 @@ def _asked(layers: int | None, gpus: float) -> tuple[LlamaKwargs, ModelArguments
     arguments = arguments_for({"type": "llamaCpp"})
     scaling = arguments.scaling_config.model_copy(update={"num_gpus_per_worker": gpus})
     return LlamaKwargs(n_gpu_layers=layers), arguments.model_copy(update={"scaling_config": scaling})
+
+
+LOADING = """
+from pathlib import Path
+from runtime.engines.contract import Batching, load
+from tests.runtime.support import arguments_for
+load(arguments_for({"type": "llamaCpp"}), Path("is-nowhere"), Batching(1))
+"""
+
+
+@pytest.mark.parametrize("node, expected", [({}, "1000"), ({"GOMP_SPINCOUNT": "77"}, "77")])
+def test_threads_that_wait_leave_the_cpus_to_others(node: dict[str, str], expected: str) -> None:
+    """As the threads' library tells it when a replica loads it."""
+    variables = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    done = subprocess.run(
+        [sys.executable, "-c", LOADING],
+        env={**variables, **node, "OMP_DISPLAY_ENV": "verbose"},
+        capture_output=True,
+        text=True,
+    )
+    assert f"GOMP_SPINCOUNT = '{expected}'" in done.stderr
 
 
 async def test_every_decode_has_consecutive_slots_in_ascending_order(monkeypatch) -> None:
