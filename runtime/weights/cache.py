@@ -3,6 +3,7 @@
     models--ORG--NAME/refs/main                    the commit that `main` stands for
     models--ORG--NAME/snapshots/<commit>/<file>    a link into blobs/
     models--ORG--NAME/blobs/<digest>               the content, named by its own digest
+    models--ORG--NAME/views/<commit>/<lock>/       links to the files of one lock, and to no others
     .llm-serve/                                    what is remembered about them, and locks
 
 A blob's name is its checksum: SHA-256 for large files, git's SHA-1 for small ones. So whatever `hf download
@@ -12,15 +13,18 @@ Source: huggingface_hub, "Understand caching".
 
 import hashlib
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from runtime.errors import WeightsError
+from runtime.schema.lock import WeightsLock
 from runtime.weights.digests import digest_of, write_atomically
 
 CACHE_VARIABLE = "LLM_SERVE_CACHE"
+_FOLDER = "models--"
 _SHA256_DIGITS = 64
 
 
@@ -42,12 +46,18 @@ def state_folder(kind: str) -> Path:
 
 def folder_name(repository: str) -> str:
     """The name of a repository's folder."""
-    return f"models--{repository.replace('/', '--')}"
+    return f"{_FOLDER}{repository.replace('/', '--')}"
 
 
 def repository_folder(repository: str) -> Path:
     """The folder of a repository, whether there is one or not."""
     return cache_folder() / folder_name(repository)
+
+
+def home_of(path: Path) -> Path | None:
+    """The repository's folder in a cache that a path is under, where its links may lead to; None under no cache's."""
+    homes = (each for each in path.parents if each.name.startswith(_FOLDER) and (each / "blobs").is_dir())
+    return next(homes, None)
 
 
 def commit_of(repository: str, revision: str) -> str | None:
@@ -104,11 +114,7 @@ def publish(repository: str, commit: str, blobs: Mapping[str, str], revision: st
     final.parent.mkdir(parents=True, exist_ok=True)
     made = final if final.is_dir() else Path(tempfile.mkdtemp(dir=final.parent, prefix=".new-"))
     for name, blob in blobs.items():
-        link = made / name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        target = Path(*[".."] * (2 + name.count("/")), "blobs", blob)
-        if not link.is_symlink() or link.readlink() != target:
-            _link_atomically(link, target)
+        link_to(folder / "blobs" / blob, made / name)
     if made != final:
         made.chmod(0o755)
         made.replace(final)
@@ -119,9 +125,30 @@ def publish(repository: str, commit: str, blobs: Mapping[str, str], revision: st
     return final
 
 
-def _link_atomically(link: Path, target: Path) -> None:
-    temporary = link.with_name(f".{link.name}.new")
-    temporary.unlink(missing_ok=True)
+def views(repository: Path, commit: str) -> Path:
+    """Where the views of a commit are, in its repository's folder."""
+    return repository / "views" / commit
+
+
+def view(repository: str, lock: WeightsLock, files: Mapping[str, Path]) -> Path:
+    """A folder with the files of a lock, name -> where it is in the cache, and no others.
+
+    What loads a model reads whatever lies in its folder, and a snapshot may have what other locks of its commit list.
+    """
+    name = named_by_content({each.path: each.sha256 for each in lock.files})
+    folder = views(repository_folder(repository), lock.commit) / name
+    for path, file in files.items():
+        link_to(file, folder / path)
+    return folder
+
+
+def link_to(file: Path, link: Path) -> None:
+    """Let `link` lead to a file of the cache, by a way that stays right where the cache is moved to."""
+    target = Path(os.path.relpath(file.parent.resolve() / file.name, link.parent.resolve()))
+    if link.is_symlink() and link.readlink() == target:
+        return
+    link.parent.mkdir(parents=True, exist_ok=True)
+    temporary = link.with_name(f".{link.name}.{secrets.token_hex(8)}")  # several processes may make the same view
     temporary.symlink_to(target)
     temporary.replace(link)
 

@@ -74,7 +74,8 @@ def push(arguments: ModelArguments, target: str | None) -> tuple[str, list[str]]
     folder = obtain(source, Pace(), Phases())
     check_content(source, folder)
     mirror = S3MirrorConfig(bucket_uri=uri, endpoint_url=own.endpoint_url, s3_sync_args=own.s3_sync_args)
-    return uri, mirrors.push(source, folder, locking.commit_held(folder), mirror, Pace())
+    commit = source.lock.commit if source.lock else locking.commit_held(folder)
+    return uri, mirrors.push(source, folder, commit, mirror, Pace())
 
 
 def snapshots() -> tuple[Path, list[Snapshot]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.errors import WeightsError
-from runtime.weights.cache import cache_folder
+from runtime.weights.cache import cache_folder, views
 from runtime.weights.turns import alone, if_nobody, is_used, last_used
 
 _log = logging.getLogger(__name__)
@@ -83,15 +83,19 @@ def _size(paths: Iterable[Path]) -> int:
 
 
 def _remove(kept: Kept) -> None:
-    """A snapshot, what stood for it, and the blobs that no other one has."""
+    """A snapshot, its views, what stood for it, and the blobs that no other one has."""
     _log.info("removing %s at %s from the model cache", kept.repository, kept.commit[:12])
     repository = kept.folder.parent.parent
-    blobs = {path.resolve() for path in kept.folder.rglob("*") if path.is_file()}
+    seen_in = views(repository, kept.commit)
+    blobs = {path.resolve() for folder in (kept.folder, seen_in) for path in folder.rglob("*") if path.is_file()}
+    if seen_in.exists():
+        shutil.rmtree(seen_in)
     shutil.rmtree(kept.folder)
     for reference in (repository / "refs").rglob("*"):
         if reference.is_file() and reference.read_text().strip() == kept.commit:
             reference.unlink()
-    needed = {path.resolve() for path in (repository / "snapshots").rglob("*") if path.is_file()}
+    rest = (repository / "snapshots", repository / "views")
+    needed = {path.resolve() for folder in rest for path in folder.rglob("*") if path.is_file()}
     for blob in blobs - needed:
         if blob.parent == (repository / "blobs").resolve():
             blob.unlink(missing_ok=True)

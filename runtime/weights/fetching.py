@@ -3,7 +3,7 @@
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from runtime.weights.cache import (
     publish,
     repository_folder,
     store_commit,
+    view,
 )
 from runtime.weights.digests import Digest, Digests, digest_of
 from runtime.weights.download import download
@@ -38,7 +39,7 @@ Note = Callable[[str], None]
 
 
 def fetch(request: Request, pace: Pace, note: Note, before: WeightsError | None = None) -> Path:
-    """The snapshot in the cache, whole and verified. `before`: why what the cache had is not good enough.
+    """The folder in the cache, whole and verified. `before`: why what the cache had is not good enough.
 
     Raises WeightsError that says of each source why it has not got the model; SelectionError if one of them has no file
     of the name that is asked for.
@@ -112,7 +113,8 @@ class _Fetch:
             if wrong := [name for name, digest in locked.items() if digests[name] != digest]:
                 raise WeightsError(f"{uri}: {wrong[0]} is not what the lock says")
             check_shards(files)
-            return store_commit(request.repository, commit, _name_of(request), files, digests)
+            snapshot = store_commit(request.repository, commit, _name_of(request), files, digests)
+            return self._as_asked(snapshot, digests)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -147,7 +149,13 @@ class _Fetch:
             remember_once_safe(blobs_fetched, digests_for(folder_name(request.repository)))
             there |= fetched
         check_shards({name: repository / "blobs" / blob for name, blob in there.items()})
-        return publish(request.repository, commit, there, _name_of(request))
+        return self._as_asked(publish(request.repository, commit, there, _name_of(request)), there)
+
+    def _as_asked(self, snapshot: Path, blobs: Mapping[str, str]) -> Path:
+        """The snapshot, or the lock's own view of it."""
+        lock, home = self.request.lock, snapshot.parent.parent
+        files = {path: home / "blobs" / blob for path, blob in blobs.items()}
+        return view(self.request.repository, lock, files) if lock else snapshot
 
 
 def _is_plain(path: Path) -> bool:

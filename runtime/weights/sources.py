@@ -54,7 +54,7 @@ def obtain(request: Request, pace: Pace, phases: Phases) -> Path:
     with phases.phase("fetch"), alone(folder_name(request.repository)) as note:
         there, problem = _look(request) if is_settled else (None, None)  # another process may have fetched it
         found = there or fetch(request, pace, note, problem)
-        use(found)
+        _use(request)
     _make_room()
     return found
 
@@ -81,12 +81,16 @@ def _make_room() -> None:
 
 def _look(request: Request) -> tuple[Path | None, WeightsError | None]:
     """What the cache has, which stays there from now on, and why it is not good enough."""
-    if folder := snapshot_of(request):
-        use(folder)  # before it is looked at: nobody makes room in between
+    _use(request)  # before it is looked at: nobody makes room in between
     try:
         return cached(request), None
     except WeightsError as error:
         return None, error
+
+
+def _use(request: Request) -> None:
+    if snapshot := snapshot_of(request):
+        use(snapshot)
 
 
 def model_file(folder: Path, filename: str | None, suffix: str, field: str, declared_in: str) -> Path:

@@ -1,16 +1,28 @@
 """Whether the files that are there are all that a model needs, and what they should be."""
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from runtime.errors import WeightsError
 from runtime.schema.lock import WeightsLock
-from runtime.weights.cache import CacheError, blob_algorithm, commit_of, folder_name, repository_folder, state_folder
+from runtime.weights.cache import (
+    CacheError,
+    blob_algorithm,
+    commit_of,
+    folder_name,
+    home_of,
+    repository_folder,
+    state_folder,
+    view,
+)
 from runtime.weights.digests import Digests
 from runtime.weights.inspection import inspect
 from runtime.weights.request import Request
+
+_log = logging.getLogger(__name__)
 
 _COMMIT = re.compile(r"[0-9a-f]{7,64}")
 _INDEX = "model.safetensors.index.json"
@@ -45,7 +57,9 @@ def snapshot_of(request: Request) -> Path | None:
 
 
 def cached(request: Request) -> Path | None:
-    """The snapshot that the cache has of a model, whole and verified; None where it has none.
+    """The folder that the cache has of a model, whole and verified; None where it has none.
+
+    With a lock that is a view of the lock's files, whatever else the cache has of the commit.
 
     Raises CacheError where it has only a part, or something in it is damaged; SelectionError where it has not the file
     that the model asks for by name.
@@ -54,31 +68,52 @@ def cached(request: Request) -> Path | None:
     if folder is None:
         return None
     digests = digests_for(_name_of(request))
+    locked = _locked_files(folder, request.lock) if request.lock else {}
     try:
-        damaged = _not_as_locked(folder, request.lock, digests) if request.lock else _damaged(folder, digests)
+        damaged = _not_as_locked(locked, request.lock, digests) if request.lock else _damaged(folder, digests)
     finally:
         digests.keep()
     if damaged is None:
         raise CacheError(f"{folder} does not hold all files that are locked")
     if damaged:
         raise CacheError(f"bad checksum: {folder / damaged[0]} is damaged")
-    if request.lock is None:
-        there = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-        request.wanted.of(there)
-        check_shards(there)
+    if request.lock:
+        return _view(request.repository, request.lock, locked, folder)
+    there = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    request.wanted.of(there)
+    check_shards(there)
     return folder
 
 
-def _not_as_locked(folder: Path, lock: WeightsLock, digests: Digests) -> list[str] | None:
-    """Files whose content is not the locked one; None where one is missing."""
-    if not all((folder / each.path).is_file() for each in lock.files):
+def _locked_files(snapshot: Path, lock: WeightsLock) -> dict[str, Path]:
+    """Where the cache should have the files of a lock.
+
+    The blob that is called like the file's digest, which no other lock changes; or what the snapshot has, since the
+    hub's own tools call small files by git's digest.
+    """
+    blobs = {each.path: snapshot.parent.parent / "blobs" / each.sha256 for each in lock.files}
+    return {path: (blob if blob.is_file() else snapshot / path).resolve() for path, blob in blobs.items()}
+
+
+def _view(repository: str, lock: WeightsLock, files: Mapping[str, Path], snapshot: Path) -> Path:
+    try:
+        return view(repository, lock, files)
+    except OSError as error:  # a cache that is mounted for reading
+        if any((snapshot / path).resolve() != file for path, file in files.items()):
+            raise
+        _log.warning("%s: %s: the commit's folder is loaded as it is", snapshot, error.strerror)
+        return snapshot
+
+
+def _not_as_locked(files: Mapping[str, Path], lock: WeightsLock, digests: Digests) -> list[str] | None:
+    """Files, path -> where it is, whose content is not the locked one; None where one is missing."""
+    if not all(file.is_file() for file in files.values()):
         return None
-    blobs = [(folder / each.path).resolve() for each in lock.files]
+    blobs = [files[each.path] for each in lock.files]
     sizes_differ = {blob for each, blob in zip(lock.files, blobs, strict=True) if blob.stat().st_size != each.size}
     found = digests.of_all((blob, "sha256") for blob in blobs if blob not in sizes_differ)
     known = dict(zip((blob for blob in blobs if blob not in sizes_differ), found, strict=True))
-    files = zip(lock.files, blobs, strict=True)
-    return [each.path for each, blob in files if known.get(blob) != each.sha256]
+    return [each.path for each, blob in zip(lock.files, blobs, strict=True) if known.get(blob) != each.sha256]
 
 
 def _damaged(folder: Path, digests: Digests) -> list[str]:
@@ -123,8 +158,9 @@ def check_folder(request: Request, folder: Path) -> None:
     if request.lock is None:
         return
     digests = digests_for(_name_of(request))
+    files = {each.path: (folder / each.path).resolve() for each in request.lock.files}
     try:
-        wrong = _not_as_locked(folder, request.lock, digests)
+        wrong = _not_as_locked(files, request.lock, digests)
     finally:
         digests.keep()
     if wrong is None:
@@ -136,8 +172,7 @@ def check_folder(request: Request, folder: Path) -> None:
 
 def check_content(request: Request, folder: Path) -> None:
     """Let no library see what it should not: see `inspection`. Raises WeightsError."""
-    home = folder.parent.parent if folder.parent.name == "snapshots" else None
-    inspect(folder, request.wanted.trust, home)
+    inspect(folder, request.wanted.trust, home_of(folder))
     if request.lock is None:
         return
     locked = {each.path for each in request.lock.files}

@@ -13,6 +13,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from runtime.application import ModelArguments
 from runtime.engines.vllm import VLLM
 from runtime.errors import ConfigError, EngineError, WeightsError
+from runtime.weights.cache import home_of
 from runtime.weights.inspection import Trust, inspect
 
 _FIELD = "model_config.initialization.initializer.lora_modules"
@@ -58,12 +59,11 @@ def adapters_of(arguments: ModelArguments, folder: Path, most: LoRAConfig) -> Ad
 
 def _problem(adapter: Path, most: LoRAConfig) -> str | None:
     """What is wrong with an adapter's files. Nothing but safetensors is read: other weights are programs."""
-    homes = [each.parent.parent for each in (adapter, *adapter.parents) if each.parent.name == "snapshots"]
     missing = [name for name in (_CONFIG, _WEIGHTS) if not (adapter / name).is_file()]
     if missing:
         return f"there is no {' and no '.join(missing)} in {adapter}"
     try:
-        inspect(adapter, Trust(), homes[0] if homes else None)
+        inspect(adapter, Trust(), home_of(adapter))
         kind = json.loads((adapter / _CONFIG).read_text()).get("peft_type")
         if kind != "LORA":
             return f"{adapter / _CONFIG} is not that of a LoRA adapter: its peft_type is {kind}"

@@ -96,7 +96,7 @@ def test_a_mirror_is_filled_and_used(
     (cache / "models--acme--model").rename(cache / "away")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     code, printed = run(project, capsys, "weights", "pull", "acme--model")
-    assert code == 0 and printed.endswith(f"acme--model: in {cache}/models--acme--model/snapshots/{hub.commit}\n")
+    assert code == 0 and f"acme--model: in {cache}/models--acme--model/views/{hub.commit}/" in printed
     code, printed = run(project, capsys, "weights", "verify", "acme--model")
     assert code == 0 and "whole and verified" in printed
 

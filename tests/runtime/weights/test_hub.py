@@ -30,8 +30,9 @@ def hub(model, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStub]:
 def test_a_revision_of_a_repository(hub: HubStub, model, cache: Path, locked: bool) -> None:
     request = Request("acme/model", lock=lock_of(model, hub.commit) if locked else None)
     folder = fetch(request)
-    assert folder == cache / "models--acme--model" / "snapshots" / hub.commit
-    assert content(folder) == model
+    snapshot = cache / "models--acme--model" / "snapshots" / hub.commit
+    assert content(folder) == content(snapshot) == model
+    assert (folder == snapshot) is not locked
     ranges = [each.range for each in hub.seen if each.path.startswith("/storage/model.safetensors")]
     assert len(ranges) > 1 and all(ranges)
     before = len(hub.seen)

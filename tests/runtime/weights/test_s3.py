@@ -59,8 +59,9 @@ def model(tmp_path: Path) -> dict[str, bytes]:
 def test_the_original_mirrors_layout_becomes_the_hubs(s3: FaultProxy, model, cache: Path, locked: bool) -> None:
     put(s3, {**model, "pytorch_model.bin": b"x", "onnx/model.onnx": b"x", "README.md": b"x"})
     folder = fetch(asked(s3, lock_of(model) if locked else None))
-    assert folder == cache / "models--acme--model" / "snapshots" / COMMIT
-    assert content(folder) == model
+    snapshot = cache / "models--acme--model" / "snapshots" / COMMIT
+    assert content(folder) == content(snapshot) == model
+    assert (folder == snapshot) is not locked
     assert (cache / "models--acme--model" / "refs" / "main").read_text() == COMMIT
     assert {path.name for path in (cache / "models--acme--model" / "blobs").iterdir()} == {
         hashlib.sha256(data).hexdigest() for data in model.values()
