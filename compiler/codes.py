@@ -234,8 +234,8 @@ CODES: dict[str, Code] = {
     ),
     "W208": Code(
         "remote code is trusted and not pinned",
-        "With `trust_remote_code` the repository's Python code runs on the node. Without a lock or a pinned commit that"
-        " is whatever somebody pushes next, and a replica refuses it.",
+        "With `trust_remote_code` the repository's Python code runs on the node. Without a lock, or a pinned commit and"
+        " no mirror, that is whatever somebody pushes next, and a replica refuses it. A waiver does not change that.",
         "from_pretrained_kwargs: {trust_remote_code: true}\n",
     ),
     "W209": Code(

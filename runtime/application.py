@@ -4,6 +4,7 @@ A change of `ModelArguments` needs new processes (weights, dtype, environment); 
 reaches running replicas. That split is the reason why editing a temperature never restarts a model.
 """
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
 from pydantic import (
@@ -21,7 +22,7 @@ from runtime.engines.spec import EngineSpec, InitializerConfig
 from runtime.schema import PATH_PATTERN, Schema, contradiction, shared
 from runtime.schema.deployment import DeploymentConfig, RuntimeEnv
 from runtime.schema.generation import GenerationConfig
-from runtime.schema.lock import WeightsLock
+from runtime.schema.lock import COMMIT_PATTERN, WeightsLock
 from runtime.schema.scaling import ScalingConfig
 from runtime.schema.weights import RepositoryName, S3MirrorConfig
 
@@ -71,6 +72,17 @@ class Initialization(Schema):
         engine = engine_named(self.initializer.type)
         assert engine is not None  # the discriminated union admits the table's names only
         return engine
+
+    @property
+    def commit(self) -> str | None:
+        """The commit that `revision` is; None for the name of one, which may move on."""
+        return self.revision if re.fullmatch(COMMIT_PATTERN, self.revision) else None
+
+    @property
+    def pins_code(self) -> bool:
+        """Whether nobody can change the repository's code, without a lock: a mirror says itself what it holds."""
+        mirror = self.s3_mirror_config
+        return self.commit is not None and not (mirror and mirror.bucket_uri)
 
     @model_validator(mode="after")
     def _pipeline_fits_engine(self) -> Self:

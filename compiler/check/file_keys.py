@@ -14,4 +14,4 @@ class FileKeys(Schema):
     """The layers that this file lies on: one name or a list, in which a later entry lies on an earlier one. A name is
     a path under `registry/` or `base/` without `.yaml`. `base/defaults.yaml` lies under everything."""
     waive: dict[str, str] = {}
-    """Findings that are meant to be so: code -> reason, such as `W208: the mirror holds one fixed commit`."""
+    """Findings that are meant to be so: code -> reason, such as `W204: warm after each deploy`."""

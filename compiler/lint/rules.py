@@ -18,7 +18,6 @@ from runtime.engines.spec import EngineSpec
 
 Path = tuple[str, ...]
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _SNAPSHOT = re.compile(r"models--[\w.-]+?--[\w.-]+")
 """A repository's folder in a hub cache or a mirror of one."""
 
@@ -234,19 +233,20 @@ def file_name(subject: Subject) -> Iterator[Diagnostic]:
 
 
 def unpinned_remote_code(subject: Subject) -> Iterator[Diagnostic]:
-    """W208: whoever can push to the repository can run code on the node. A lock pins all of it."""
-    if subject.is_locked:
+    """W208: whoever can push to the repository could run code on the node; a replica refuses it."""
+    initialization = subject.spec.model.initialization
+    if subject.is_locked or initialization.pins_code:
         return
+    hint = f"lock the model: `llm-serve lock {subject.name}`"
+    if initialization.commit:
+        hint += "; a pinned commit is not enough where a mirror says itself what it holds"
+    elif not (initialization.s3_mirror_config and initialization.s3_mirror_config.bucket_uri):
+        hint += ", or pin the commit: `model_config.initialization.revision` with all its 40 digits"
     for kwargs in ("from_pretrained_kwargs", "engine_kwargs"):
         path = (*_INITIALIZER, kwargs, "trust_remote_code")
         node, _, reached = find(subject.merged.tree, path)
-        if (
-            reached == path
-            and plain(node) is True
-            and not _COMMIT.fullmatch(subject.spec.model.initialization.revision)
-        ):
-            message = f"the code of {subject.spec.model.model_id} is trusted, whatever it may become"
-            hint = "pin the commit: `model_config.initialization.revision` with all its 40 digits"
+        if reached == path and plain(node) is True:
+            message = f"the code of {subject.spec.model.model_id} is trusted, and not pinned: a replica refuses it"
             yield Diagnostic("W208", message, subject.label(path), help=hint)
 
 

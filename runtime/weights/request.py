@@ -62,10 +62,7 @@ def _wanted(arguments: ModelArguments) -> Wanted:
     initialization = arguments.initialization
     initializer = initialization.initializer
     kwargs = getattr(initializer, "from_pretrained_kwargs", None) or getattr(initializer, "engine_kwargs", None) or {}
-    mirror = initialization.s3_mirror_config
-    has_mirror = mirror is not None and mirror.bucket_uri is not None  # which says itself what commit it holds
-    is_commit = bool(re.fullmatch(COMMIT_PATTERN, initialization.revision))
-    is_pinned = arguments.lock is not None or (is_commit and not has_mirror)
+    is_pinned = arguments.lock is not None or initialization.pins_code
     trust = Trust(
         code=kwargs.get("trust_remote_code") is True and is_pinned,
         pickles=kwargs.get("use_safetensors") is False and arguments.lock is not None,
