@@ -34,7 +34,7 @@ class Snapshot(NamedTuple):
 
 def lock(arguments: ModelArguments, *, here: bool) -> ModelLock:
     """The lock of a model as it is now: on the hub, or `here`, in its own sources. Raises WeightsError."""
-    request = Request.of(arguments)
+    request = Request.of(arguments, will_be_locked=True)
     return locking.lock_from_sources(request, Pace()) if here else locking.lock_from_hub(request, Pace())
 
 

@@ -27,8 +27,8 @@ class Request:
     declared_in: str = ""
 
     @classmethod
-    def of(cls, arguments: ModelArguments) -> Self:
-        """What the arguments of an application say."""
+    def of(cls, arguments: ModelArguments, *, will_be_locked: bool = False) -> Self:
+        """What the arguments of an application say. `will_be_locked`: files are looked at for a lock, not loaded."""
         initialization = arguments.initialization
         mirror = initialization.s3_mirror_config or S3MirrorConfig()
         own = f"{_INITIALIZATION}.hf_model_id" if initialization.hf_model_id else "model_config.model_id"
@@ -37,7 +37,7 @@ class Request:
             initialization.revision,
             arguments.lock,
             mirror,
-            _wanted(arguments),
+            _wanted(arguments, is_locked=will_be_locked or arguments.lock is not None),
             f"{_INITIALIZATION}.s3_mirror_config.bucket_uri" if mirror.bucket_uri else own,
             arguments.declared_in,
         )
@@ -58,14 +58,13 @@ class Request:
         return self.revision if re.fullmatch(COMMIT_PATTERN, self.revision) else None
 
 
-def _wanted(arguments: ModelArguments) -> Wanted:
+def _wanted(arguments: ModelArguments, *, is_locked: bool) -> Wanted:
     initialization = arguments.initialization
     initializer = initialization.initializer
     kwargs = getattr(initializer, "from_pretrained_kwargs", None) or getattr(initializer, "engine_kwargs", None) or {}
-    is_pinned = arguments.lock is not None or initialization.pins_code
     trust = Trust(
-        code=kwargs.get("trust_remote_code") is True and is_pinned,
-        pickles=kwargs.get("use_safetensors") is False and arguments.lock is not None,
+        code=kwargs.get("trust_remote_code") is True and (is_locked or initialization.pins_code),
+        pickles=kwargs.get("use_safetensors") is False and is_locked,
     )
     filename = getattr(initializer, "model_filename", None) or kwargs.get("gguf_file")
     reads_gguf = initialization.engine.reads == "gguf" or "gguf_file" in kwargs

@@ -229,3 +229,20 @@ def test_a_bucket_that_is_half_filled_is_no_mirror(hub: HubStub, project: Path, 
     s3.choose = lambda method, path: order.append(path) if method == "PUT" else None
     assert run(project, capsys, "weights", "push", "acme--model")[0] == 0
     assert order[0] == order[-1] == "/models/m/hash"
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "name"), [("trust_remote_code: true", "modeling_x.py"), ("use_safetensors: false", "x.bin")]
+)
+@pytest.mark.parametrize("here", [[], ["--here"]])
+def test_a_lock_has_what_it_lets_a_model_trust(
+    hub: HubStub, project: Path, capsys, kwargs: str, name: str, here: list[str]
+) -> None:
+    hub.files[name] = b"x = 1"
+    trusting = MODEL.replace("type: SingleDevice", f"type: SingleDevice, from_pretrained_kwargs: {{{kwargs}}}")
+    (project / "registry/acme--model.yaml").write_text(trusting)
+    code, printed = run(project, capsys, "lock", *here)
+    assert code == 0, printed
+    assert f"path: {name}" in (project / "registry/locks/acme--model.yaml").read_text()
+    code, printed = run(project, capsys, "weights", "pull", "acme--model")
+    assert code == 0, printed
