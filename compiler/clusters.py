@@ -16,6 +16,7 @@ from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span, did_you_
 from compiler.facts import Facts
 from compiler.layering.layers import EXTENDS, Layer
 from compiler.layering.merge import ENABLED, WAIVE
+from compiler.lint.deadline import never_comes
 from compiler.lint.hardware import offered, unoffered
 from compiler.models import (
     CompiledModel,
@@ -38,6 +39,8 @@ OVERLAY = "overlay"
 
 _OF_A_FILE = (EXTENDS, ENABLED, WAIVE)
 """Keys that speak of a model's or profile's own file."""
+
+_LIMIT = ("http", "request_timeout_s")
 
 _Chosen = list[tuple[Facts, Span]]
 
@@ -190,4 +193,15 @@ def check_hardware(cluster: Cluster, profiles: Mapping[str, Collection[str]], pr
     hardware = {name: profiles[name] for name in listed if name in profiles}
     for each in cluster.members:
         for diagnostic in unoffered(each.asks, hardware):
+            yield through(each.file, diagnostic)
+
+
+def check_deadlines(cluster: Cluster, project: Project) -> Iterator[Diagnostic]:
+    """What the cluster's models promise and its proxies do not wait for."""
+    limit, span = cluster.spec.http.request_timeout_s, None
+    if cluster.file:
+        node, _, reached = find(project.tree(cluster.file), _LIMIT)
+        span = node.span if reached == _LIMIT else None
+    for each in cluster.members:
+        for diagnostic in never_comes(each.deadline, limit, span):
             yield through(each.file, diagnostic)

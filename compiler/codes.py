@@ -250,6 +250,12 @@ CODES: dict[str, Code] = {
         "llm-serve sets this argument itself, from another field, or the chosen engine has no use for it.",
         "engine_kwargs: {tensor_parallel_size: 2}\n",
     ),
+    "W212": Code(
+        "deadline that never comes",
+        "`deployment_config.request_timeout_s` of a model ends a late answer with an error that clients understand. The"
+        " cluster's `http.request_timeout_s` is not above it, so that Ray cuts the connection first, without a word.",
+        "deployment_config: {request_timeout_s: 900}   # in a cluster with the default limit, 600 s\n",
+    ),
     "W301": Code(
         "field has a new name",
         "Ray, the engine's library or llm-serve have renamed the field. The old name compiles; `lint --fix` writes the"

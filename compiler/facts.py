@@ -16,6 +16,13 @@ class Ask(NamedTuple):
     span: Span
 
 
+class Deadline(NamedTuple):
+    """When an answer of the model's must be complete. `span`: where that is set; None where no layer sets it."""
+
+    seconds: float
+    span: Span | None
+
+
 class Mention(NamedTuple):
     """A text in which the name of another model may stand. `words`: what is left of it without the model's own."""
 
@@ -47,6 +54,7 @@ class Facts(NamedTuple):
     gpus: float
     locked: bool
     asks: tuple[Ask, ...]
+    deadline: Deadline | None
     mentions: tuple[Mention, ...]
     found: tuple[Diagnostic, ...]
     dead: tuple[Diagnostic, ...]

@@ -14,6 +14,7 @@ from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span, at_most
 from compiler.facts import Facts
 from compiler.layering.layers import Layer
 from compiler.layering.merge import Merged
+from compiler.lint.deadline import deadline
 from compiler.lint.hardware import asks
 from compiler.lint.rules import Subject, dead_overrides, lint, mentions, needs, own_ids
 from compiler.lower.serve import Model
@@ -90,6 +91,7 @@ def facts_of(compiled: CompiledModel) -> Facts:
         gpus=model.spec.scaling_config.num_workers * model.spec.scaling_config.num_gpus_per_worker,
         locked=model.lock is not None,
         asks=tuple(asks(tree, model.spec)),
+        deadline=deadline(tree, model.spec),
         mentions=tuple(mentions(subject)),
         found=tuple(through(model.file, each) for each in at_most(lint(subject), model.file)),
         dead=tuple(at_most(dead_overrides(subject), model.file)),

@@ -17,7 +17,7 @@ from compiler.build.places import MANIFEST
 from compiler.build.store import Store
 from compiler.check.layers import Layers
 from compiler.check.waivers import Waivers, waive
-from compiler.clusters import check_hardware, cluster_names, compile_cluster, offered_hardware
+from compiler.clusters import check_deadlines, check_hardware, cluster_names, compile_cluster, offered_hardware
 from compiler.diagnostics import ConfigErrors, Diagnostic, Label, Span, has_errors
 from compiler.facts import Facts
 from compiler.lint.registry import lint_registry
@@ -293,6 +293,7 @@ class _Compile:
             self.found += found
             return None
         found += check_hardware(cluster, hardware, self.project)
+        found += check_deadlines(cluster, self.project)
         members, output = [each.name for each in cluster.members], ""
         if not has_errors([*found, *self.found]):
             files = (model_file(cluster.laid[each].model) if cluster.laid else self._file_of(each) for each in members)

@@ -6,7 +6,7 @@ from typing import Any
 
 from compiler.check.waivers import Waivers
 from compiler.diagnostics import Diagnostic, Fix, Label, Span
-from compiler.facts import Ask, Facts, Mention
+from compiler.facts import Ask, Deadline, Facts, Mention
 
 
 def dump_found(found: Sequence[Diagnostic]) -> str | None:
@@ -23,18 +23,20 @@ def dump_facts(facts: Facts) -> str:
     """The facts of a model."""
     row = [getattr(facts, name) for name in _PLAIN_FACTS]
     found, dead = ([_diagnostic(each) for each in group] for group in (facts.found, facts.dead))
-    return _dump([*row, facts.adapters, facts.id_span, facts.asks, facts.mentions, found, dead, facts.needs])
+    spans = [facts.adapters, facts.id_span, facts.asks, facts.deadline, facts.mentions]
+    return _dump([*row, *spans, found, dead, facts.needs])
 
 
 def load_facts(text: str) -> Facts:
     """What `dump_facts` made a text of."""
-    *row, adapters, id_span, asks, mentions, found, dead, needs = json.loads(text)
+    *row, adapters, id_span, asks, deadline, mentions, found, dead, needs = json.loads(text)
     plain = dict(zip(_PLAIN_FACTS, row, strict=True))
     return Facts(
         **{**plain, "own_ids": tuple(plain["own_ids"]), "layers": tuple(plain["layers"])},
         adapters={name: Span(*span) for name, span in adapters.items()},
         id_span=Span(*id_span),
         asks=tuple(Ask(of_worker, name, Span(*span)) for of_worker, name, span in asks),
+        deadline=deadline and Deadline(deadline[0], deadline[1] and Span(*deadline[1])),
         mentions=tuple(Mention(tuple(words), key, _to_label(at), _to_label(own)) for words, key, at, own in mentions),
         found=tuple(map(_to_diagnostic, found)),
         dead=tuple(map(_to_diagnostic, dead)),
