@@ -15,17 +15,23 @@ from compiler.check.cluster import ClusterSpec
 from compiler.check.fields import DISCRIMINATOR, every_field, models_in
 from compiler.check.file_keys import FileKeys
 from compiler.clusters import OVERLAY
-from compiler.source.project import BASE, CLUSTERS, REGISTRY
+from compiler.source.project import BASE, CLUSTERS, LOCKS, REGISTRY
 from compiler.source.tags import TAGS
 from runtime.application import ModelSpec
 from runtime.engines.spec import InitializerConfig
 from runtime.schema import Schema, describe
+from runtime.schema.lock import ModelLock
 
 Json = dict[str, Any]
 
 FOLDER = "schemas"
 """Where the schemas lie, under the root."""
-SOURCES = {"model": f"{REGISTRY}/*.yaml", "profile": f"{BASE}/**/*.yaml", "cluster": f"{CLUSTERS}/*.yaml"}
+SOURCES = {
+    "model": f"{REGISTRY}/*.yaml",
+    "profile": f"{BASE}/**/*.yaml",
+    "cluster": f"{CLUSTERS}/*.yaml",
+    "lock": f"{LOCKS}/*.yaml",
+}
 """The files that each schema is for."""
 
 _SERVERS_KINDS = {"mapping": "mapping", "list": "sequence", "scalar": "scalar"}
@@ -68,7 +74,8 @@ def schemas() -> dict[str, Json]:
     cluster = _of(ClusterSpec, override=False)
     overlay = {**_docs(cluster["properties"][OVERLAY]), **_without_docs(layer)}
     cluster_file = {**cluster, "properties": {**cluster["properties"], OVERLAY: overlay}}
-    contents = {"model": layer_file, "profile": layer_file, "cluster": cluster_file}
+    lock = _of(ModelLock, override=False)
+    contents = {"model": layer_file, "profile": layer_file, "cluster": cluster_file, "lock": lock}
     return {kind: {"$schema": _DRAFT, "title": f"llm-serve {kind} file", **contents[kind]} for kind in SOURCES}
 
 

@@ -16,6 +16,7 @@ SOURCES = sorted(
     path.relative_to(REPO).as_posix() for folder in ("base", "registry") for path in (REPO / folder).rglob("*.yaml")
 )
 MODEL, PROFILE, CLUSTER = "registry/acme--a.yaml", "base/engines/acme.yaml", "registry/clusters/acme.yaml"
+LOCK = "registry/locks/acme--a.yaml"
 
 TAGGED = """\
 extends: [engines/vllm, hardware/g5]
@@ -40,6 +41,18 @@ scaling_config:
   resources_per_worker: {instance_type_g5: !unset }
 """
 
+LOCKED = f"""\
+repository: acme/a
+revision: main
+commit: {"c0" * 20}
+licence: apache-2.0
+facts: {{layers: 2}}
+files:
+  - path: model.safetensors
+    size: 12
+    sha256: {"ab" * 32}
+"""
+
 MISTAKES = [
     (MODEL, "model_config:\n  warmpu: true\n", 2, "warmpu"),
     (MODEL, "model_config:\n  warmup: 1\n", 2, "true"),
@@ -58,6 +71,9 @@ MISTAKES = [
     (CLUSTER, "models: [a]\nhttp:\n  prot: 80\n", 3, "prot"),
     (CLUSTER, "http: {port: 80}\n", 1, "models"),
     (CLUSTER, "models: [a]\noverlay:\n  scaling_config:\n    num_wrokers: 1\n", 4, "num_wrokers"),
+    (LOCK, LOCKED.replace("licence", "license"), 4, "license"),
+    (LOCK, LOCKED.replace("c0c0", "main", 1), 3, ""),
+    (LOCK, LOCKED.replace("12", "-1"), 8, ""),
 ]
 
 
@@ -83,6 +99,10 @@ def test_every_tag_is_known_where_it_belongs(server: LanguageServer, file: str, 
     assert all(tag in TAGGED for tag in TAGS if tag != "!remove")
     assert server.diagnostics(file, text) == []
     assert server.diagnostics(file, text.replace("!append", "!remove")) == []
+
+
+def test_a_lock_is_known(server: LanguageServer) -> None:
+    assert server.diagnostics(LOCK, LOCKED) == []
 
 
 @pytest.mark.parametrize(("file", "text", "line", "said"), MISTAKES)
