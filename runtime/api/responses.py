@@ -70,6 +70,8 @@ class Shape:
     logprobs: bool = False
     tools: bool = False
     """Whether an answer may be tool calls, and no content."""
+    usage: bool = False
+    """Whether a stream's last chunk tells of it: the others then say that they do not."""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -117,7 +119,8 @@ class Shape:
             prefix, name = "cmpl", "text_completion"
         else:
             prefix, name = "chatcmpl", "chat.completion.chunk" if streamed else "chat.completion"
-        return {"id": f"{prefix}-{self.id}", "object": name, "created": self.created, "model": self.model}
+        later = {"usage": None} if streamed and self.usage else {}
+        return {"id": f"{prefix}-{self.id}", "object": name, "created": self.created, "model": self.model, **later}
 
 
 def _message(answer: Delta) -> Body:

@@ -170,15 +170,17 @@ async def _respond(
     request: Request, served: Served, body: GenerateRequest, valid: Sequence[ValidRequest], *, chat: bool
 ) -> Response:
     one = valid[0]
-    shape = Shape(body.model or served.model_id, chat, one.sampling.logprobs is not None, one.calls is not None)
+    with_usage = body.stream_options is not None and body.stream_options.include_usage
+    shape = Shape(
+        body.model or served.model_id, chat, one.sampling.logprobs is not None, one.calls is not None, usage=with_usage
+    )
     answer = counted(served.answer(*valid))
     if one.calls is not None:
         answer = with_calls(answer, one.calls)
     if not body.stream:
         return JSONResponse(await while_connected(request, _whole(answer, shape, valid)))
-    with_usage = body.stream_options is not None and body.stream_options.include_usage
     pump: Pump = request.app.state.pump
-    events = _events(pump.pieces(answer), shape, valid, with_usage=with_usage)
+    events = _events(pump.pieces(answer), shape, valid)
     first = await while_connected(request, anext(events))  # until it is there, an error still has a status
     return EventStream(events, first=first)
 
@@ -201,7 +203,7 @@ async def _whole(answer: AsyncGenerator[Delta, None], shape: Shape, valid: Seque
 
 
 async def _events(
-    pieces: AsyncGenerator[Sequence[Delta], None], shape: Shape, valid: Sequence[ValidRequest], *, with_usage: bool
+    pieces: AsyncGenerator[Sequence[Delta], None], shape: Shape, valid: Sequence[ValidRequest]
 ) -> AsyncGenerator[bytes, None]:
     """The stream. A fault before it has begun is raised; after that it is one error event, and there is no [DONE]."""
     tokens: dict[int, int] = {}
@@ -226,7 +228,7 @@ async def _events(
             _log.exception("a stream has failed in a way that nobody thought of")
             yield event(INTERNAL_ERROR)
             return
-    if with_usage:
+    if shape.usage:
         yield event(shape.usage_chunk(Usage(_prompt_tokens(valid), sum(tokens.values()))))
     yield DONE
 

@@ -46,6 +46,9 @@ async def test_a_streamed_chat_answer(make_client) -> None:
     assert streamed_text(found) == "Hello world"
     assert [e["choices"][0]["finish_reason"] for e in found[:-2]] == [None] * (len(found) - 3) + ["stop"]
     assert found[-2]["choices"] == [] and found[-2]["usage"]["completion_tokens"] == 11
+    assert {str(each["usage"]) for each in found[:-2]} == {"None"}
+    plain = events(await client.post("/v1/chat/completions", json=CHAT | {"stream": True}))
+    assert not any("usage" in each for each in plain[:-1])
     assert len({event["id"] for event in found[:-1]}) == 1
 
 

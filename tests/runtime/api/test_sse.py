@@ -40,9 +40,7 @@ async def stream_of(texts: Sequence[str], error: Exception | None = None) -> byt
             raise error
 
     valid = ValidRequest((1,), Sampling(50), ())
-    return b"".join(
-        [each async for each in _events(pieces(), Shape("acme/model", chat=True), [valid], with_usage=True)]
-    )
+    return b"".join([each async for each in _events(pieces(), Shape("acme/model", chat=True, usage=True), [valid])])
 
 
 def cut(data: bytes, places: Sequence[int]) -> list[bytes]:
