@@ -100,10 +100,11 @@ def _is_current(root: "Path | None") -> bool:
         return False  # which the compile meets too, and explains
     if not summary:
         return False
-    from compiler.report.compiled import print_compiled
+    from compiler.report.compiled import print_compiled, print_warning
 
-    models, clusters = summary.split(" ")
+    models, clusters, warning = summary.split(" ", 2)
     print_compiled(int(models), int(clusters), time.perf_counter() - start, built=0)
+    print_warning(warning)
     return True
 
 

@@ -91,7 +91,8 @@ def compile_cluster(layers: Layers, name: str, enabled: Mapping[str, Facts], fou
         chosen = [(facts_of(laid[each.name]), span) for each, span in chosen if each.name in laid]
     _check_ids(chosen, found)
     if spec.require_locks:
-        found += (_unlocked(each, span) for each, span in chosen if not each.locked)
+        locked = set(project.locks)
+        found += (_unlocked(each, span) for each, span in chosen if each.name not in locked)
     return Cluster(spec, [each for each, _ in chosen], laid, file)
 
 

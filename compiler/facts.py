@@ -52,7 +52,6 @@ class Facts(NamedTuple):
     effective: str
     engine: str
     gpus: float
-    locked: bool
     asks: tuple[Ask, ...]
     deadline: Deadline | None
     mentions: tuple[Mention, ...]

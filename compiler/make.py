@@ -15,6 +15,7 @@ from compiler.build.places import MANIFEST, SNAPSHOT, STORE
 from compiler.build.publish import Difference
 from compiler.build.revision import revision
 from compiler.build.store import DamagedError, Store
+from compiler.check.locks import about_unlocked
 from compiler.diagnostics import ConfigErrors, Diagnostic, has_errors
 from compiler.pipeline import Compilation, Settings, check_project
 from compiler.source.project import Project
@@ -150,7 +151,7 @@ def _unchanged(store: Store, now: snapshot.Lines, changed: set[str] | None) -> d
 
 
 def _summary(compilation: Compilation) -> str:
-    return f"{len(compilation.models)} {len(compilation.clusters)}"
+    return f"{len(compilation.models)} {len(compilation.clusters)} {about_unlocked(compilation.unlocked)}"
 
 
 def _restore(root: Path, store: Store, number: int | None, *, force: bool) -> list[Difference] | None:

@@ -89,7 +89,6 @@ def facts_of(compiled: CompiledModel) -> Facts:
         effective=digest(canonical(tree).encode()),
         engine=subject.engine.name,
         gpus=model.spec.scaling_config.num_workers * model.spec.scaling_config.num_gpus_per_worker,
-        locked=model.lock is not None,
         asks=tuple(asks(tree, model.spec)),
         deadline=deadline(tree, model.spec),
         mentions=tuple(mentions(subject)),

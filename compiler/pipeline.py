@@ -38,8 +38,9 @@ class Compilation:
     """What a compile found and made.
 
     `clusters`: the names of the models that each serves. `outputs`: path -> digest of each file that `generated/`
-    should hold, the manifest among them; nothing where there are errors. `built`: the models that had to be compiled.
-    `carried`: those whose files have changed, and say what they said. `sources`: the hash of all that was compiled.
+    should hold, the manifest among them; nothing where there are errors. `unlocked`: the enabled models without a lock.
+    `built`: the models that had to be compiled. `carried`: those whose files have changed, and say what they said.
+    `sources`: the hash of all that was compiled.
     """
 
     store: Store
@@ -47,6 +48,7 @@ class Compilation:
     clusters: dict[str, list[str]]
     found: list[Diagnostic]
     outputs: dict[str, str] = field(default_factory=dict)
+    unlocked: list[str] = field(default_factory=list)
     built: list[str] = field(default_factory=list)
     carried: list[str] = field(default_factory=list)
     sources: str = ""
@@ -153,7 +155,8 @@ class _Compile:
             found += _locks_of_nothing(self.project)
         found = list(waive(found, self._waivers()))
         outputs = {} if has_errors(found) else self._outputs()
-        return Compilation(self.store, models, clusters, found, outputs, self.built, carried, state)
+        unlocked = sorted(set(enabled) - set(self.project.locks))
+        return Compilation(self.store, models, clusters, found, outputs, unlocked, self.built, carried, state)
 
     # What has changed
 

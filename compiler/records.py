@@ -55,7 +55,6 @@ _PLAIN_FACTS = (
     "effective",
     "engine",
     "gpus",
-    "locked",
 )
 
 

@@ -1,5 +1,7 @@
 """The lock of a model's weights: read, checked, and held against what the model asks for."""
 
+from collections.abc import Sequence
+
 from compiler.check.validate import validate
 from compiler.diagnostics import ConfigErrors, Diagnostic, Label
 from compiler.source.project import LOCKS, Project
@@ -8,6 +10,8 @@ from runtime.application import ModelSpec
 from runtime.schema.lock import ModelLock, WeightsLock
 
 _INITIALIZATION = ("model_config", "initialization")
+_MOST_NAMED = 3
+"""So many models without a lock are named."""
 
 
 def lock_of(project: Project, name: str, tree: Mapping, spec: ModelSpec, found: list[Diagnostic]) -> WeightsLock | None:
@@ -28,6 +32,14 @@ def lock_of(project: Project, name: str, tree: Mapping, spec: ModelSpec, found: 
         hint = f"write the lock anew: `llm-serve lock --update {name}`"
         found.append(Diagnostic("E601", message, Label(place), (Label(asked, "asked for here"),), hint))
     return lock.weights
+
+
+def about_unlocked(names: Sequence[str]) -> str:
+    """One line on all models without a lock, as many as there are; empty where there are none."""
+    if not names:
+        return ""
+    which = f" ({', '.join(names)})" if len(names) <= _MOST_NAMED else ""
+    return f"{len(names)} model{'' if len(names) == 1 else 's'} without a lock{which}: see `llm-serve lock`"
 
 
 def _mismatch(lock: ModelLock, spec: ModelSpec) -> tuple[str, str, tuple[str, ...]] | None:

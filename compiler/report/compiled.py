@@ -1,5 +1,6 @@
 """What a compile has done, for people. Light: most compiles have nothing to do and load little else."""
 
+import sys
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -41,6 +42,12 @@ def print_changes(differences: Sequence[Changed]) -> None:
         print(f"  {'removed' if each.new is None else 'wrote'} {each.path}")
     if len(differences) > MOST_CHANGES:
         print(f"  ... and {len(differences) - MOST_CHANGES} more")
+
+
+def print_warning(text: str) -> None:
+    """A warning that is no finding, where there is one."""
+    if text:
+        print(f"warning: {text}", file=sys.stderr)
 
 
 def count(number: int, noun: str) -> str:

@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 from compiler.build.cache import cache_at
 from compiler.build.publish import Change, differences, digests_on_disk, read
+from compiler.check.locks import about_unlocked
 from compiler.diagnostics import ConfigErrors
 from compiler.exits import DIFFERENT, OK, WRONG_CONFIG
 from compiler.make import Way, make
 from compiler.pipeline import compile_project
 from compiler.report import printing as report
-from compiler.report.compiled import print_compiled
+from compiler.report.compiled import print_compiled, print_warning
 from compiler.verbs.project import listener, print_findings, project_of
 
 
@@ -31,10 +32,13 @@ def compile_(options: argparse.Namespace) -> int:
         print_findings(options, project, errors.diagnostics, {"changes": []}, "nothing was written")
         return WRONG_CONFIG
     seconds = time.perf_counter() - start
-    print_findings(options, project, made.found, {"changes": [each.path for each in made.differences]})
+    unlocked = made.compilation.unlocked
+    changed = [each.path for each in made.differences]
+    print_findings(options, project, made.found, {"changes": changed, "unlocked": unlocked})
     if options.format == "human":
         models, clusters = len(made.compilation.models), len(made.compilation.clusters)
         print_compiled(models, clusters, seconds, len(made.compilation.built), made.differences)
+    print_warning(about_unlocked(unlocked))
     return OK
 
 
@@ -52,10 +56,12 @@ def _check(options: argparse.Namespace) -> int:
         print_findings(options, project, errors.diagnostics, {"changes": []})
         return WRONG_CONFIG
     found = differences(digests_on_disk(project.root), compilation.outputs)
-    print_findings(options, project, compilation.found, {"changes": [each.path for each in found]})
+    changed = [each.path for each in found]
+    print_findings(options, project, compilation.found, {"changes": changed, "unlocked": compilation.unlocked})
     blob = compilation.store.blob
     changes = (Change(each.path, read(project.root, each.path), blob(each.new) if each.new else None) for each in found)
     report.print_differences(changes, len(found), diff=options.format == "human")
+    print_warning(about_unlocked(compilation.unlocked))
     return DIFFERENT if found else OK
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from compiler.build.publish import Change, publish
+from compiler.check.locks import about_unlocked
 from compiler.diagnostics import Diagnostic
 from compiler.edit.layout import layout
 from compiler.edit.mend import mend
@@ -13,7 +14,7 @@ from compiler.edit.new import model_file
 from compiler.exits import DIFFERENT, OK, WRONG_CONFIG
 from compiler.pipeline import check_project
 from compiler.report import printing as report
-from compiler.report.compiled import count
+from compiler.report.compiled import print_warning
 from compiler.source.project import BASE, NAME, REGISTRY, Project
 from compiler.verbs.project import RefusedError, not_there, print_findings, project_of
 from runtime.application import ModelSpec
@@ -30,12 +31,12 @@ def lint(options: argparse.Namespace) -> int:
         project = Project(project.root)
     compilation = check_project(project)
     found = compilation.found
-    print_findings(options, project, found, {"fixed": [change.path for change in changes]})
+    fixed = [change.path for change in changes]
+    print_findings(options, project, found, {"fixed": fixed, "unlocked": compilation.unlocked})
     if options.format == "human":
-        report.print_lines(f"  fixed {change.path}" for change in changes)
+        report.print_lines(f"  fixed {path}" for path in fixed)
         report.print_lines([] if found else ["no findings"])
-        unlocked = sum(not facts.locked for facts in compilation.models.values())
-        report.print_lines([f"{count(unlocked, 'model')} without a lock: see `llm-serve lock`"] if unlocked else [])
+    print_warning(about_unlocked(compilation.unlocked))
     return WRONG_CONFIG if found else OK
 
 

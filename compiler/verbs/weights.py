@@ -13,7 +13,7 @@ from compiler.emit import emit
 from compiler.exits import DIFFERENT, OK, WRONG_USAGE
 from compiler.lower.serve import model_application
 from compiler.models import compile_model
-from compiler.pipeline import check_project
+from compiler.pipeline import Compilation, check_project
 from compiler.report import printing as report
 from compiler.report.compiled import count
 from compiler.source.project import LOCKS, REGISTRY, Project
@@ -35,7 +35,7 @@ def lock(options: argparse.Namespace) -> int:
 
     unlocked = Project(project.root, ignores_locks=True)
     wanted = [*options.models, *(options.update or [])]
-    names = [model_name(project, each) for each in wanted] or list(_enabled(unlocked))
+    names = [model_name(project, each) for each in wanted] or _enabled(check_project(unlocked))
     updated = {model_name(project, each) for each in options.update or []}
     drifted = False
     for name in names:
@@ -62,21 +62,19 @@ def _wrong_usage(problem: str) -> int:
 
 def _check(project: Project) -> int:
     """Whether every model has a lock that fits it. Asks nobody. Raises ConfigErrors."""
-    found = check_project(project).found
-    if has_errors(found):
-        raise ConfigErrors(found)
-    names = list(_enabled(project))
-    without = [name for name in names if name not in project.locks]
+    compilation = check_project(project)
+    if has_errors(compilation.found):
+        raise ConfigErrors(compilation.found)
+    without, enabled = compilation.unlocked, _enabled(compilation)
     report.print_lines(f"  {name} has no lock" for name in without)
     idle = sorted(set(project.locks) - set(project.models))
     report.print_lines(f"  {LOCKS}/{name}.yaml: there is no model `{name}`" for name in idle)
-    report.print_lines([f"{count(len(names) - len(without), 'model')} of {len(names)} locked"])
+    report.print_lines([f"{count(len(enabled) - len(without), 'model')} of {len(enabled)} locked"])
     return DIFFERENT if without else OK
 
 
-def _enabled(project: Project) -> Iterator[str]:
-    compilation = check_project(project)
-    return (name for name, facts in compilation.models.items() if facts.enabled)
+def _enabled(compilation: Compilation) -> list[str]:
+    return [name for name, facts in compilation.models.items() if facts.enabled]
 
 
 def _arguments(project: Project, name: str) -> ModelArguments:

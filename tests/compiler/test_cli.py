@@ -16,6 +16,12 @@ from runtime.access.keys import FILE, keys_from
 from tests.compiler.support import ENGINE, write
 
 GOOD = {"base/defaults.yaml": ENGINE, "registry/acme--a.yaml": "model_config: {model_id: acme/a}\n"}
+LOCK = """\
+repository: {}
+revision: main
+commit: 0123456789abcdef0123456789abcdef01234567
+files: [{{path: model.gguf, size: 1, sha256: 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef}}]
+"""
 BROKEN = {"registry/acme--a.yaml": "model_config: {model_id: acme/a\n"}
 
 
@@ -98,6 +104,58 @@ def test_a_second_compile_writes_nothing(project: Path, capsys) -> None:
     assert run("compile") == 0
     assert "generated/ was up to date" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in project.rglob("generated/**/*")} == times
+
+
+@pytest.mark.parametrize(
+    ("models", "said"),
+    [
+        ("a", "warning: 1 model without a lock (acme--a): see `llm-serve lock`\n"),
+        ("abc", "warning: 3 models without a lock (acme--a, acme--b, acme--c): see `llm-serve lock`\n"),
+        ("abcd", "warning: 4 models without a lock: see `llm-serve lock`\n"),
+    ],
+)
+@pytest.mark.parametrize(
+    "command", ["compile", "compile --check", "compile --format json", "compile --check --format json", "lint"]
+)
+def test_models_without_a_lock_are_one_line(project: Path, capsys, command: str, models: str, said: str) -> None:
+    write(project, {f"registry/acme--{each}.yaml": f"model_config: {{model_id: acme/{each}}}\n" for each in models})
+    assert run("compile") == 0
+    assert capsys.readouterr().err == said
+    assert run(*command.split()) == 0
+    assert capsys.readouterr().err == said, "with nothing to do too"
+
+
+def test_a_compile_with_nothing_to_do_knows_the_models_without_a_lock(project: Path, monkeypatch, capsys) -> None:
+    for file in project.rglob("*.yaml"):
+        os.utime(file, (1, 1))  # what has just been written is read again
+    assert run("compile") == 0
+    said = capsys.readouterr().err
+    monkeypatch.setattr("compiler.verbs.compile.make", None)
+    assert run("compile") == 0
+    assert capsys.readouterr().err == said != ""
+
+
+def test_json_names_each_model_without_a_lock(project: Path, capsys) -> None:
+    names = [f"acme--{each}" for each in "abcdef"]
+    write(
+        project, {f"registry/{name}.yaml": f"model_config: {{model_id: {name.replace('--', '/')}}}\n" for name in names}
+    )
+    for command in ("compile", "compile --check", "lint"):
+        assert run(*command.split(), "--format", "json") == 0
+        assert json.loads(capsys.readouterr().out)["unlocked"] == names
+
+
+def test_a_lock_and_a_model_that_nobody_serves_end_the_warning(project: Path, capsys) -> None:
+    write(project, {"registry/acme--b.yaml": "enabled: false\nmodel_config: {model_id: acme/b}\n"})
+    assert run("compile") == 0
+    assert "1 model without a lock (acme--a)" in capsys.readouterr().err
+    write(project, {"registry/locks/acme--a.yaml": LOCK.format("acme/a")})
+    for command in ("compile", "compile", "compile --check", "lint"):
+        assert run(*command.split()) == 0
+        assert capsys.readouterr().err == ""
+    (project / "registry/locks/acme--a.yaml").unlink()
+    assert run("compile") == 0
+    assert "1 model without a lock (acme--a)" in capsys.readouterr().err
 
 
 def test_json_is_one_object_with_places(project: Path, capsys) -> None:

@@ -45,6 +45,13 @@ def test_a_save_shows_what_it_changes(watching: "subprocess.Popen[str]", tmp_pat
     assert "max_input_words: 2" in (tmp_path / "generated/models/acme--a.yaml").read_text()
 
 
+def test_a_model_without_a_lock_is_told_once(watching: "subprocess.Popen[str]", tmp_path: Path) -> None:
+    write(tmp_path, {"registry/acme--a.yaml": MODEL.format(2)})
+    assert "without a lock" not in until(watching, "max_input_words")
+    write(tmp_path, {"registry/acme--b.yaml": MODEL.format(2).replace("acme/a", "acme/b")})
+    until(watching, "warning: 2 models without a lock (acme--a, acme--b): see `llm-serve lock`")
+
+
 def test_a_mistake_is_shown_and_the_watch_goes_on(watching: "subprocess.Popen[str]", tmp_path: Path) -> None:
     write(tmp_path, {"registry/acme--a.yaml": MODEL.format("no")})
     assert "must be an integer" in until(watching, "1 error in 1 file; nothing was written")
