@@ -55,7 +55,7 @@ def repository_folder(repository: str) -> Path:
 
 
 def home_of(path: Path) -> Path | None:
-    """The repository's folder in a cache that a path is under, where its links may lead to; None under no cache's."""
+    """The repository's folder in a cache that a path is under, where links may lead to; None outside every cache."""
     homes = (each for each in path.parents if each.name.startswith(_FOLDER) and (each / "blobs").is_dir())
     return next(homes, None)
 
@@ -130,13 +130,18 @@ def views(repository: Path, commit: str) -> Path:
     return repository / "views" / commit
 
 
+def view_folder(repository: str, lock: WeightsLock) -> Path:
+    """Where the view of a lock is, or would be. Its name is no commit's, for which nobody should take it."""
+    name = f"lock-{named_by_content({each.path: each.sha256 for each in lock.files})}"
+    return views(repository_folder(repository), lock.commit) / name
+
+
 def view(repository: str, lock: WeightsLock, files: Mapping[str, Path]) -> Path:
     """A folder with the files of a lock, name -> where it is in the cache, and no others.
 
     What loads a model reads whatever lies in its folder, and a snapshot may have what other locks of its commit list.
     """
-    name = named_by_content({each.path: each.sha256 for each in lock.files})
-    folder = views(repository_folder(repository), lock.commit) / name
+    folder = view_folder(repository, lock)
     for path, file in files.items():
         link_to(file, folder / path)
     return folder

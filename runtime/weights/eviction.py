@@ -32,16 +32,16 @@ class Kept:
 def snapshots() -> list[Kept]:
     """All that the cache has, the one that was used last at the end."""
     found = []
-    for folder in cache_folder().glob("models--*/snapshots/[!.]*"):
+    named = (each for kind in ("snapshots", "views") for each in cache_folder().glob(f"models--*/{kind}/[!.]*"))
+    for folder in {each.parent.parent / "snapshots" / each.name for each in named if each.is_dir()}:
         with suppress(FileNotFoundError):  # somebody else makes room
-            if folder.is_dir():
-                found.append(_kept(folder))
+            found.append(_kept(folder))
     return sorted(found, key=lambda each: each.last_used)
 
 
 def _kept(folder: Path) -> Kept:
     repository = folder.parent.parent.name.removeprefix("models--").replace("--", "/")
-    size = _size(folder.rglob("*"))
+    size = _size(_blobs(folder))
     return Kept(repository, folder.name, folder, size, last_used(folder), is_used(folder))
 
 
@@ -73,6 +73,12 @@ def make_room(most: int | None = None) -> list[Kept]:
     return removed
 
 
+def _blobs(snapshot: Path) -> set[Path]:
+    """What a snapshot and the views of its commit lead to."""
+    seen_in = views(snapshot.parent.parent, snapshot.name)
+    return {path.resolve() for folder in (snapshot, seen_in) for path in folder.rglob("*") if path.is_file()}
+
+
 def _size(paths: Iterable[Path]) -> int:
     """Bytes of the files among paths, of which some may go meanwhile."""
     size = 0
@@ -86,11 +92,10 @@ def _remove(kept: Kept) -> None:
     """A snapshot, its views, what stood for it, and the blobs that no other one has."""
     _log.info("removing %s at %s from the model cache", kept.repository, kept.commit[:12])
     repository = kept.folder.parent.parent
-    seen_in = views(repository, kept.commit)
-    blobs = {path.resolve() for folder in (kept.folder, seen_in) for path in folder.rglob("*") if path.is_file()}
-    if seen_in.exists():
-        shutil.rmtree(seen_in)
-    shutil.rmtree(kept.folder)
+    blobs = _blobs(kept.folder)
+    for folder in (views(repository, kept.commit), kept.folder):
+        if folder.exists():  # somebody may have taken one of them out by hand
+            shutil.rmtree(folder)
     for reference in (repository / "refs").rglob("*"):
         if reference.is_file() and reference.read_text().strip() == kept.commit:
             reference.unlink()

@@ -94,6 +94,7 @@ class _Fetch:
                 raise WeightsError(f"{hub.endpoint}/{request.repository}: has no file {missing[0]} any more")
         else:
             names = _wanted(request, listed.values(), f"{hub.endpoint}/{request.repository}")
+        check_commit(request, found.commit, hub.endpoint)
         return self._into_cache(found.commit, hub, _checked(listed[name] for name in names))
 
     def _from_git(self) -> Path:
@@ -102,6 +103,7 @@ class _Fetch:
         folder = Path(tempfile.mkdtemp(dir=cache_folder(), prefix=".git-"))
         try:
             commit = clone(uri, request.commit or request.revision, folder)
+            check_commit(request, commit, uri)
             there = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if _is_plain(path)}
             listed = _checked(RemoteFile(name, uri, path.stat().st_size) for name, path in there.items())
             locked = {each.path: each.sha256 for each in request.lock.files} if request.lock else {}

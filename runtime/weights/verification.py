@@ -17,6 +17,7 @@ from runtime.weights.cache import (
     repository_folder,
     state_folder,
     view,
+    view_folder,
 )
 from runtime.weights.digests import Digests
 from runtime.weights.inspection import inspect
@@ -68,7 +69,7 @@ def cached(request: Request) -> Path | None:
     if folder is None:
         return None
     digests = digests_for(_name_of(request))
-    locked = _locked_files(folder, request.lock) if request.lock else {}
+    locked = _locked_files(request.repository, folder, request.lock) if request.lock else {}
     try:
         damaged = _not_as_locked(locked, request.lock, digests) if request.lock else _damaged(folder, digests)
     finally:
@@ -85,14 +86,19 @@ def cached(request: Request) -> Path | None:
     return folder
 
 
-def _locked_files(snapshot: Path, lock: WeightsLock) -> dict[str, Path]:
-    """Where the cache should have the files of a lock.
+def _locked_files(repository: str, snapshot: Path, lock: WeightsLock) -> dict[str, Path]:
+    """What the cache has of a lock's files: in the lock's own view, or in the commit's folder.
 
-    The blob that is called like the file's digest, which no other lock changes; or what the snapshot has, since the
-    hub's own tools call small files by git's digest.
+    In no other place: what only another commit has may go while it is looked at. A file of the commit's folder that is
+    called by another digest is another lock's, and not damaged.
     """
-    blobs = {each.path: snapshot.parent.parent / "blobs" / each.sha256 for each in lock.files}
-    return {path: (blob if blob.is_file() else snapshot / path).resolve() for path, blob in blobs.items()}
+    found: dict[str, Path] = {}
+    for each in lock.files:
+        places = (view_folder(repository, lock) / each.path, snapshot / each.path)
+        for blob in (place.resolve() for place in places if place.is_file()):
+            if blob_algorithm(blob) != "sha256" or blob.name == each.sha256:
+                found.setdefault(each.path, blob)
+    return found
 
 
 def _view(repository: str, lock: WeightsLock, files: Mapping[str, Path], snapshot: Path) -> Path:
@@ -107,7 +113,7 @@ def _view(repository: str, lock: WeightsLock, files: Mapping[str, Path], snapsho
 
 def _not_as_locked(files: Mapping[str, Path], lock: WeightsLock, digests: Digests) -> list[str] | None:
     """Files, path -> where it is, whose content is not the locked one; None where one is missing."""
-    if not all(file.is_file() for file in files.values()):
+    if not all(each.path in files and files[each.path].is_file() for each in lock.files):
         return None
     blobs = [files[each.path] for each in lock.files]
     sizes_differ = {blob for each, blob in zip(lock.files, blobs, strict=True) if blob.stat().st_size != each.size}

@@ -17,7 +17,7 @@ from runtime.weights.remote import Pace
 from runtime.weights.request import Request
 from runtime.weights.selection import Wanted
 from runtime.weights.sources import held, obtain
-from runtime.weights.verification import check_content
+from runtime.weights.verification import cached, check_content
 from tests.runtime.weights.conftest import bucket
 from tests.runtime.weights.models import gguf, write_model
 from tests.runtime.weights.servers import FaultProxy
@@ -121,6 +121,20 @@ def test_the_blobs_of_another_commits_view_stay(s3: FaultProxy, model, cache: Pa
     assert not other.exists() and content(folder) == model
 
 
+def test_what_only_another_commit_has_may_go_and_is_not_counted_on(s3: FaultProxy, model) -> None:
+    """Until its turn has come: then nobody makes room, and it is not fetched again."""
+    for commit, files in (("a" * 40, {"config.json": model["config.json"]}), ("b" * 40, model)):
+        put(s3, model, commit)
+        loaded(asked(s3, lock_of(files, commit)))
+    put(s3, model, "a" * 40)
+    request = asked(s3, lock_of(model, "a" * 40))
+    with pytest.raises(WeightsError, match="does not hold all files that are locked"):
+        cached(request)
+    before = [each.path for each in s3.seen if "model.safetensors" in each.path and each.range]
+    assert content(loaded(request)) == model
+    assert [each.path for each in s3.seen if "model.safetensors" in each.path and each.range] == before
+
+
 def test_what_the_hubs_own_tools_have_fetched(tmp_path: Path, cache: Path, model) -> None:
     """Small files are named by git's digest there, and copies of a cache may have files where links were."""
     request, folder = _stored(tmp_path, model)
@@ -148,10 +162,13 @@ def test_a_cache_that_can_only_be_read(
         with pytest.raises(WeightsError, match=r"extra\.json: is not in the lock"):
             check_content(request, held(request))
         (folder / "extra.json").unlink()
+        blob = (folder / "config.json").readlink()
         (folder / "config.json").unlink()
         (folder / "config.json").write_text("{}")
-        with pytest.raises(PermissionError):  # the blob is there, and the folder has another file of that name
+        with pytest.raises(WeightsError, match=r"config\.json is damaged"):
             held(request)
+    (folder / "config.json").unlink()
+    (folder / "config.json").symlink_to(blob)
     view = held(request)
     monkeypatch.setattr(Path, "symlink_to", refuse)
     assert held(request) == view, "there is one already"
