@@ -20,12 +20,14 @@ Row = tuple[int, int, int, bool]
 class LlamaLoop:
     """llama.cpp's C functions in a loop: a token of each sequence, one decode, the best next token of each."""
 
-    def __init__(self, path: Path, sequences: int, context: int, threads: int) -> None:
+    def __init__(self, path: Path, sequences: int, context: int, threads: int, *, gpu: bool) -> None:
         parameters = llama_cpp.llama_context_default_params()
         parameters.n_ctx, parameters.n_seq_max = context * sequences, sequences
         parameters.n_batch = parameters.n_ubatch = _CHUNK
         parameters.n_threads = parameters.n_threads_batch = threads
-        self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
+        weights = llama_cpp.llama_model_default_params()
+        weights.n_gpu_layers = 2**31 - 1 if gpu else 0
+        self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), weights)
         self._context = llama_cpp.llama_init_from_model(self._model, parameters)
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._batch = llama_cpp.llama_batch_init(_CHUNK, 0, 1)

@@ -19,6 +19,7 @@ from benchmarks.answers import BenchmarkError, Round, Side, percentile, question
 from benchmarks.lineup import Options
 from benchmarks.sections import SECTIONS
 from benchmarks.servers import ROOT
+from runtime.errors import ConfigError
 
 PAGE = ROOT / "docs" / "engines.md"
 _BEGIN, _END = "<!-- benchmarks.engines writes this -->", "<!-- until here -->"
@@ -48,6 +49,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", help="of what is not llama.cpp")
     parser.add_argument("--write", action="store_true", help="the tables into docs/engines.md")
     parsed = parser.parse_args()
+    if parsed.gpu and (cpus_only := [name for name in parsed.only if not SECTIONS[name].on_gpu]):
+        parser.error(f"--gpu: {', '.join(cpus_only)} cannot; choose others with --only")
     options = Options(parsed.threads, parsed.quantised, parsed.gpu, parsed.dtype)
     cpus = sorted(os.sched_getaffinity(0))[: options.threads]
     os.environ |= {"OMP_NUM_THREADS": str(options.threads), "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cpus))}
@@ -60,7 +63,7 @@ def main() -> None:
                 measured = work.result()
             except BenchmarkError as error:  # the other tables are worth having
                 measured = f"No figures: {error}"
-            tables.append(f"### {SECTIONS[name].title}\n\n{measured}")
+            tables.append(f"### {SECTIONS[name].heading(options)}\n\n{measured}")
             print(f"\n{tables[-1]}\n", flush=True)
     if parsed.write:
         before, _, rest = PAGE.read_text().partition(_BEGIN)
@@ -70,7 +73,10 @@ def main() -> None:
 
 def run(section: str, options: Options, clients: Sequence[int], rounds: int) -> str:
     """A section's table."""
-    return asyncio.run(_run(section, options, clients, rounds))
+    try:
+        return asyncio.run(_run(section, options, clients, rounds))
+    except ConfigError as error:
+        raise BenchmarkError(str(error)) from error
 
 
 async def _run(section: str, options: Options, clients: Sequence[int], rounds: int) -> str:

@@ -32,6 +32,15 @@ class Section:
     sides: Callable[[AsyncExitStack, Options], Awaitable[list[Side]]]
     clients: Sequence[int] = ()
     """How many at a time, where the command line has no say in it."""
+    has_dtype: bool = True
+    """Whether the command line says what its sides compute in."""
+    on_gpu: bool = True
+    """Whether its sides can share one GPU."""
+
+    def heading(self, options: Options) -> str:
+        """The title, with what the command line says of its sides."""
+        more = [options.dtype] if self.has_dtype else []
+        return ", ".join([self.title, *more, *(["on a GPU"] if options.gpu else [])])
 
 
 async def llama_cpp(stack: AsyncExitStack, options: Options) -> list[Side]:
@@ -41,7 +50,7 @@ async def llama_cpp(stack: AsyncExitStack, options: Options) -> list[Side]:
     path = fetch_quantised(FOLDER / "quantised") if options.quantised else fetch()
     initializer = _llama_initializer(path)
     engine = lineup.engine(ENGINE, initializer, path.parent, LLAMA_SLOTS)
-    loop = LlamaLoop(path, LLAMA_SLOTS, CONTEXT, options.threads)
+    loop = LlamaLoop(path, LLAMA_SLOTS, CONTEXT, options.threads, gpu=options.gpu)
     stack.callback(loop.close)
     lineup.library("a bare loop over llama.cpp's batches", loop.answer, engine.tokenizer, ENGINE)
     await lineup.replica(REPLICA, initializer, path.parent, LLAMA_SLOTS)
@@ -162,12 +171,16 @@ def _flags(options: dict[str, Any], joint: str = "-") -> list[str]:
 
 
 SECTIONS = {
-    "llama-cpp": Section("llamaCpp", llama_cpp),
+    "llama-cpp": Section("llamaCpp", llama_cpp, has_dtype=False),
     "single-device": Section("SingleDevice", single_device),
     "device-map": Section("DeviceMap", partial(other_transformers, type_="DeviceMap")),
     "deepspeed": Section("DeepSpeed", partial(other_transformers, type_="DeepSpeed")),
-    "deepspeed-2": Section("DeepSpeed, 2 workers", partial(other_transformers, type_="DeepSpeed", workers=2)),
+    "deepspeed-2": Section(
+        "DeepSpeed, 2 workers", partial(other_transformers, type_="DeepSpeed", workers=2), on_gpu=False
+    ),
     "vllm": Section("vLLM", vllm),
-    "ray-serve": Section("vLLM on Ray Serve", ray_serve),
-    "first-token": Section("The way to the first token: llamaCpp, one client", first_token, clients=(1,)),
+    "ray-serve": Section("vLLM on Ray Serve", ray_serve, on_gpu=False),
+    "first-token": Section(
+        "The way to the first token: llamaCpp, one client", first_token, clients=(1,), has_dtype=False, on_gpu=False
+    ),
 }

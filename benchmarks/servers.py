@@ -30,6 +30,8 @@ FOLDER = ROOT / ".bench"
 HOST = "127.0.0.1"
 OURS_ENVIRONMENT = Path(sys.executable)
 _START_TIMEOUT_S = 180
+_VARIABLES = dict(os.environ)
+"""As they were before engines of ours set what their libraries read: peers run as they come."""
 
 
 class UnavailableError(Exception):
@@ -81,7 +83,7 @@ async def running(name: str, command: Command, port: int) -> AsyncIterator[str]:
         process = subprocess.Popen(
             list(map(str, command.line)),
             cwd=ROOT,
-            env={**os.environ, **command.variables},
+            env={**_VARIABLES, **command.variables},
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
