@@ -49,7 +49,8 @@ def test_a_model_without_a_lock_is_told_once(watching: "subprocess.Popen[str]", 
     write(tmp_path, {"registry/acme--a.yaml": MODEL.format(2)})
     assert "without a lock" not in until(watching, "max_input_words")
     write(tmp_path, {"registry/acme--b.yaml": MODEL.format(2).replace("acme/a", "acme/b")})
-    until(watching, "warning: 2 models without a lock (acme--a, acme--b): see `llm-serve lock`")
+    later = until(watching, "warning: 2 models without a lock (acme--a, acme--b): see `llm-serve lock`")
+    assert "1 model without a lock" not in later
 
 
 def test_a_mistake_is_shown_and_the_watch_goes_on(watching: "subprocess.Popen[str]", tmp_path: Path) -> None:

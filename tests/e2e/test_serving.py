@@ -130,10 +130,13 @@ async def test_two_streams_run_at_the_same_time(deployment) -> None:
             began.set()
 
     long = asyncio.create_task(ask(3500))
-    await began.wait()
+    async with asyncio.timeout(60):
+        await began.wait()
     await ask(4)
     assert not long.done()
     long.cancel()
+    await asyncio.gather(long, return_exceptions=True)
+    await client.close()
 
 
 def test_an_unknown_model_is_a_404_in_openais_shape(deployment) -> None:

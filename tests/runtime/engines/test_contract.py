@@ -13,6 +13,7 @@ from pathlib import Path
 from random import Random
 
 import jsonschema
+import llama_cpp
 import psutil
 import pytest
 import pytest_asyncio
@@ -48,7 +49,7 @@ SEVERAL = {"DeepSpeed x 2": INITIALIZERS["DeepSpeed"], "vLLM x 2": {"engine_kwar
 """With two workers. The model's nine heads do not go over two by vLLM's tensors, so its layers do."""
 CASES = [*INITIALIZERS, *SEVERAL]
 GPUS = torch.cuda.device_count()
-"""Where there are any, the engines compute on them."""
+"""Where there are any, the engines whose libraries can do it compute on them."""
 SLOTS = 4
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 FRANCE = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
@@ -75,7 +76,8 @@ async def test_every_engine_that_can_run_is_tested() -> None:
 def loaded(case: str) -> Engine:
     name, workers = case.split(" x ") if case in SEVERAL else (case, 1)
     arguments = arguments_for({"type": name, **{**INITIALIZERS, **SEVERAL}[case]})
-    scaling = {"num_workers": int(workers), "num_gpus_per_worker": min(1, GPUS)}
+    can_use_gpus = name != "llamaCpp" or llama_cpp.llama_supports_gpu_offload()
+    scaling = {"num_workers": int(workers), "num_gpus_per_worker": min(1, GPUS) if can_use_gpus else 0}
     placed = arguments.scaling_config.model_copy(update=scaling)
     return load(arguments.model_copy(update={"scaling_config": placed}), fetch_safetensors(), Batching(SLOTS))
 
