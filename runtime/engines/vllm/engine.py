@@ -62,9 +62,15 @@ def load(arguments: ModelArguments, folder: Path, batching: Batching) -> Engine:
         guard.leave()
         raise ConfigError(_KWARGS, arguments.declared_in, f"vLLM cannot start: {error}") from error
     guard.complete()
-    loaded = VllmEngine(engine, guard, tokenizer, end_tokens_of(folder), batching)
+    loaded = VllmEngine(engine, guard, tokenizer, _end_tokens(folder, tokenizer), batching)
     loaded.adapters = adapters
     return loaded
+
+
+def _end_tokens(folder: Path, tokenizer: Tokenizer) -> list[int]:
+    """The model's, and the tokenizer's own, which vLLM takes for one in any case."""
+    own = tokenizer.special_tokens.get("eos_token")
+    return sorted({*end_tokens_of(folder), *(tokenizer.encode(own, start=False) if own else ())})
 
 
 def _config(arguments: ModelArguments) -> VLLM:

@@ -9,7 +9,6 @@ import pickle
 from collections.abc import AsyncIterator, Callable, Sized
 from contextlib import aclosing, suppress
 from dataclasses import replace
-from pathlib import Path
 from random import Random
 
 import jsonschema
@@ -318,7 +317,7 @@ async def test_an_echo_has_the_log_probabilities_of_the_prompt(
         FRANCE,
         "Water",
         f"{FRANCE}{PARIS}<|im_end|>\n",
-        (Path(__file__).parents[3] / "README.md").read_text()[:1500],
+        " ".join(f"In the year {year} the weather was mild, and the harvest was good." for year in range(1900, 1925)),
     ]
     prompts = [engine.tokenizer.encode(text) for text in (*texts, texts[-1])]
     neighbour = asyncio.ensure_future(tokens_of(engine, FRANCE, Sampling(64, min_new_tokens=64, temperature=0)))

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from demo.model import fetch_safetensors
-from runtime.engines.contract import Batching, Engine, Sampling, load
+from runtime.engines.contract import Batching, Constraint, Engine, Sampling, load
 from runtime.errors import ConfigError, EngineError
 from tests.runtime.support import arguments_for
 
@@ -130,6 +130,20 @@ async def test_stages_without_compilation_are_refused_on_cpus() -> None:
     scaling = arguments.scaling_config.model_copy(update={"num_workers": 2})
     with pytest.raises(ConfigError, match="pipeline_parallel_size goes without enforce_eager only"):
         load(arguments.model_copy(update={"scaling_config": scaling}), fetch_safetensors(), Batching(4))
+
+
+async def test_the_tokenizers_own_end_token_ends_answers_too(tmp_path: Path) -> None:
+    """vLLM ends a grammar with it, though the model's files name another."""
+    for file in fetch_safetensors().iterdir():
+        (tmp_path / file.name).symlink_to(file.resolve())
+    (tmp_path / "tokenizer_config.json").unlink()
+    said = json.loads((fetch_safetensors() / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**said, "eos_token": "<|im_start|>"}))
+    engine = load(arguments_for({"type": "vLLM", "engine_kwargs": SMALL}), tmp_path, Batching(1))
+    only = Sampling(16, temperature=0, constraint=Constraint("lark", 'start: "Yes" | "No, never"'))
+    answer = [token async for tokens in engine.generate(engine.tokenizer.encode(FRANCE), only) for token in tokens]
+    assert b"".join(map(engine.tokenizer.piece, answer)).decode() in ("Yes", "No, never")
+    await engine.close()
 
 
 async def test_an_adapter_that_is_not_there_names_its_field(tmp_path: Path) -> None:
