@@ -310,8 +310,8 @@ async def echoed(engine: Engine, prompt: list[int], longest: int, top: int = 3) 
 
 
 def is_near(found: float, expected: float, error: float) -> bool:
-    """Of the unlikely half precision has few digits left."""
-    return abs(found - expected) <= (3 * error if expected < -10 else error)
+    """The less likely, the fewer digits half precision has left."""
+    return abs(found - expected) <= error * (1 - expected / 5)
 
 
 async def test_an_echo_has_the_log_probabilities_of_the_prompt(
