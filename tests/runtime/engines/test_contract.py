@@ -301,17 +301,22 @@ async def test_logprobs_of_the_chosen_token_alone(engine: Engine, logprobs: torc
     assert token.top == () and token.logprob == pytest.approx(logprobs[0].max().item(), abs=error)
 
 
+PROSE = """A lighthouse keeper wrote down what he saw every evening: how many ships went by, which way the wind blew,
+and whether the gulls sat on the rocks or on the water. He did so for thirty years, and nobody had asked him to. When
+the lamp was changed for one that lights itself, the harbour office sent for his books, because the old charts of the
+bay had been lost in a fire. From his notes two young women drew the sandbanks again, one winter after the other, and
+found that the largest of them had moved by half a mile. Sailors had always said so. Since then the office pays for
+notebooks, pencils and a warm room, and whoever likes to may sit there and count the ships. Most of those who come are
+children on their way home from school. They write that the wind is strong today, that a dog swam out to a boat, and
+that there was soup. The women keep all of it, since nobody can say which line somebody will need in a hundred years."""
+
+
 async def echoed(engine: Engine, prompt: list[int], longest: int, top: int = 3) -> list[ScoredToken]:
     sampling = Sampling(longest, temperature=0, logprobs=top, echo=True)
     async with aclosing(engine.generate(prompt, sampling)) as batches:
         found = [token async for batch in batches for token in batch]
     assert all(isinstance(token, ScoredToken) for token in found)
     return found
-
-
-def is_near(found: float, expected: float, error: float) -> bool:
-    """The less likely, the fewer digits half precision has left."""
-    return abs(found - expected) <= error * (1 - expected / 5)
 
 
 async def test_an_echo_has_the_log_probabilities_of_the_prompt(
@@ -322,7 +327,7 @@ async def test_an_echo_has_the_log_probabilities_of_the_prompt(
         FRANCE,
         "Water",
         f"{FRANCE}{PARIS}<|im_end|>\n",
-        " ".join(f"In the year {year} the weather was mild, and the harvest was good." for year in range(1900, 1925)),
+        PROSE,
     ]
     prompts = [engine.tokenizer.encode(text) for text in (*texts, texts[-1])]
     neighbour = asyncio.ensure_future(tokens_of(engine, FRANCE, Sampling(64, min_new_tokens=64, temperature=0)))
@@ -331,9 +336,10 @@ async def test_an_echo_has_the_log_probabilities_of_the_prompt(
     for prompt, tokens in zip(prompts, found, strict=True):
         assert tokens[: len(prompt) - 1] == prompt[1:] and len(tokens) == len(prompt)
         for token, expected in zip(tokens, raw(model, prompt).log_softmax(-1), strict=True):
-            assert is_near(token.logprob, expected[token].item(), error)
-            best = expected.topk(3).values.tolist()
-            assert all(is_near(value, each, error) for (_, value), each in zip(token.top, best, strict=True))
+            unlikely = expected[token] < -10  # half precision has few digits left there
+            assert token.logprob == pytest.approx(expected[token].item(), abs=3 * error if unlikely else error)
+            values = [value for _, value in token.top]
+            assert values == pytest.approx(expected.topk(3).values.tolist(), abs=error)
 
 
 async def test_an_echo_tells_of_the_end_token_too(engine: Engine) -> None:
