@@ -58,8 +58,11 @@ load(arguments_for({"type": "llamaCpp"}), Path("is-nowhere"), Batching(1))
 
 @pytest.mark.parametrize("node, expected", [({}, "1000"), ({"GOMP_SPINCOUNT": "77"}, "77")])
 def test_threads_that_wait_leave_the_cpus_to_others(node: dict[str, str], expected: str) -> None:
-    """As the threads' library tells it when a replica loads it."""
-    variables = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    """As the threads' library tells it when a replica loads it.
+
+    vLLM's tests in this process leave an LD_PRELOAD behind, which would load that library before any code runs.
+    """
+    variables = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "LD_PRELOAD")}
     done = subprocess.run(
         [sys.executable, "-c", LOADING],
         env={**variables, **node, "OMP_DISPLAY_ENV": "verbose"},
