@@ -11,7 +11,7 @@ from runtime.api.requests import Border, ValidRequest
 from runtime.api.responses import Delta
 from runtime.application import ModelArguments, ModelDetails, ModelSettings
 from runtime.deadline import Deadline
-from runtime.engines.contract import Batching, Engine
+from runtime.engines.contract import Batching, Engine, Tokenizer
 from runtime.errors import ConfigError, EngineError, GrammarError, RequestError
 from runtime.loading import load_model
 from runtime.meter import Meter, Observed
@@ -69,8 +69,7 @@ class Replica:
                     await self._warm_up(engine, batching.max_size)
             STARTED.log(self.model_id)
             self._meter.started(STARTED.seconds)
-            template = engine.tokenizer.chat_template
-            self._template = ChatTemplate(template, engine.tokenizer.special_tokens) if template else None
+            self._template = _template_of(engine.tokenizer)
             self._engine = engine
         else:
             await self._reconfigure(self._engine, batching)
@@ -183,6 +182,12 @@ class Replica:
     def _loaded(self) -> tuple[Engine, ModelSettings]:
         assert self._engine is not None and self._settings is not None  # Ray configures before it sends requests
         return self._engine, self._settings
+
+
+def _template_of(tokenizer: Tokenizer) -> ChatTemplate | None:
+    if tokenizer.chat_template is None:
+        return None
+    return ChatTemplate(tokenizer.chat_template, tokenizer.special_tokens, tokenizer.tool_template)
 
 
 async def _merged(answers: Iterator[AsyncGenerator[Delta, None]], at_a_time: int) -> AsyncGenerator[Delta, None]:

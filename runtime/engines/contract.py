@@ -110,6 +110,8 @@ class Tokenizer(ABC):
 
     chat_template: str | None
     """The model's own Jinja2 template; None where it has none."""
+    tool_template: str | None = None
+    """The one for conversations with tools, of models that have two."""
     special_tokens: dict[str, str]
     """Names that chat templates know (`bos_token`, `eos_token`) and their text."""
 

@@ -60,14 +60,15 @@ def _declared(tool: Tool) -> dict[str, Any]:
 
 
 class ChatTemplate:
-    """The template of a model."""
+    """The template of a model, or its two: some have one of their own for conversations with tools."""
 
-    def __init__(self, source: str, special_tokens: dict[str, str]) -> None:
+    def __init__(self, source: str, special_tokens: dict[str, str], tool_source: str | None = None) -> None:
         self._source = source
+        self._tool_source = tool_source or source
         self._special_tokens = special_tokens
-        self.knows_tools = reads(source, "tools")
+        self.knows_tools = reads(self._tool_source, "tools")
         """Whether it tells the model of tools."""
-        self.tool_format = format_of(source)
+        self.tool_format = format_of(self._tool_source)
         """How it writes calls, where that is plain."""
 
     def render(
@@ -83,7 +84,7 @@ class ChatTemplate:
         if tools:
             variables["tools"] = [_declared(tool) for tool in tools]
         try:
-            answer = RENDERER.render(self._source, variables)
+            answer = RENDERER.render(self._tool_source if tools else self._source, variables)
         except RenderingEnded as error:
             limit = f"{CPU_S:.0f} s of computing, or {MEMORY_BYTES >> 20} MiB of memory"
             raise RequestError(f"the model's chat template needs more than {limit}", "messages") from error

@@ -19,9 +19,10 @@ _SPACE = "\u2581"
 def load_tokenizer(folder: Path, **options: Any) -> "HfTokenizer":
     """The tokenizer of a model's folder. Raises EngineError where its tokens cannot be turned into text one by one."""
     loaded = _loaded(folder, options)
-    template = loaded.chat_template
+    said = loaded.chat_template
+    templates = said if isinstance(said, dict) else {"default": said}
     named = {name: text for name, text in loaded.special_tokens_map.items() if isinstance(text, str)}
-    return HfTokenizer(loaded.backend_tokenizer, template if isinstance(template, str) else None, named)
+    return HfTokenizer(loaded.backend_tokenizer, templates.get("default"), named, templates.get("tool_use"))
 
 
 def load_whole_tokenizer(folder: Path, **options: Any) -> "WholeTokenizer":
@@ -44,9 +45,16 @@ def _loaded(folder: Path, options: dict[str, Any]) -> Any:
 class HfTokenizer(Tokenizer):
     """Can be sent to another process."""
 
-    def __init__(self, tokenizer: FastTokenizer, chat_template: str | None, special_tokens: dict[str, str]) -> None:
+    def __init__(
+        self,
+        tokenizer: FastTokenizer,
+        chat_template: str | None,
+        special_tokens: dict[str, str],
+        tool_template: str | None = None,
+    ) -> None:
         self._tokenizer = tokenizer
         self.chat_template = chat_template
+        self.tool_template = tool_template
         self.special_tokens = special_tokens
         added = tokenizer.get_added_tokens_decoder()
         self._texts = {token: "" if each.special else each.content for token, each in added.items()}

@@ -73,8 +73,7 @@ class GgufTokenizer(Tokenizer):
     def __init__(self, model: Model) -> None:
         self._model = model
         self._pieces: dict[int, bytes] = {}
-        template = llama_cpp.llama_model_chat_template(model.pointer, None)
-        self.chat_template = template.decode("utf-8", "replace") if template else None
+        self.chat_template, self.tool_template = map(self._template, (None, b"tool_use"))
         self._bos = llama_cpp.llama_vocab_bos(self._model.vocabulary)
         self._adds_bos = bool(llama_cpp.llama_vocab_get_add_bos(self._model.vocabulary))
         eos = llama_cpp.llama_vocab_eos(self._model.vocabulary)
@@ -82,6 +81,10 @@ class GgufTokenizer(Tokenizer):
         self.special_tokens = {
             name: self.label(token).decode("utf-8", "replace") for name, token in named if token >= 0
         }
+
+    def _template(self, name: bytes | None) -> str | None:
+        text = llama_cpp.llama_model_chat_template(self._model.pointer, name)
+        return text.decode("utf-8", "replace") if text else None
 
     def encode(self, text: str, *, start: bool = True) -> list[int]:
         data = text.encode()

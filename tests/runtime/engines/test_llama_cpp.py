@@ -1,6 +1,7 @@
 """What is llama.cpp's own: files that are no GGUF, and settings that this build cannot honour."""
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from runtime.application import ModelArguments
 from runtime.engines.contract import Batching, Engine, Sampling, load
 from runtime.engines.llama_cpp import LlamaKwargs
 from runtime.engines.llama_cpp.engine import _with_layers
-from runtime.engines.llama_cpp.model import Context
+from runtime.engines.llama_cpp.model import Context, GgufTokenizer, Model
 from runtime.errors import ConfigError
 from tests.runtime.support import arguments_for, first_token
 
@@ -54,6 +55,18 @@ from runtime.engines.contract import Batching, load
 from tests.runtime.support import arguments_for
 load(arguments_for({"type": "llamaCpp"}), Path("is-nowhere"), Batching(1))
 """
+
+
+@pytest.mark.parametrize(("named", "expected"), [(["default", "tool_use"], ("A", "B")), (["default"], ("A", None))])
+def test_templates_with_names(tmp_path, named: list[str], expected: tuple[str, str | None]) -> None:
+    """Written as the tools that convert models write them."""
+    templates = [{"name": name, "template": text} for name, text in zip(named, "AB", strict=False)]
+    written = [str(fetch()), str(tmp_path / "model.gguf"), "--chat-template", json.dumps(templates)]
+    subprocess.run([sys.executable, "-m", "gguf.scripts.gguf_new_metadata", *written], check=True, capture_output=True)
+    model = Model(tmp_path / "model.gguf", LlamaKwargs())
+    tokenizer = GgufTokenizer(model)
+    assert (tokenizer.chat_template, tokenizer.tool_template) == expected
+    model.close()
 
 
 @pytest.mark.parametrize("node, expected", [({}, "1000"), ({"GOMP_SPINCOUNT": "77"}, "77")])

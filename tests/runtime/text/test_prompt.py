@@ -27,6 +27,24 @@ def test_a_template_sees_messages_special_tokens_and_its_dialect() -> None:
     assert rendered == '<s>[user] Hello</s>[assistant]{"a": "<é>"}'
 
 
+def test_marks_for_training_are_not_in_the_prompt() -> None:
+    source = """{% set before = 'x' %}
+{% for message in messages %}
+{% generation %}
+{% set before = 'y' %}
+{{ message.content }}
+{% endgeneration %}
+{% endfor %}
+{{ before }}"""
+    assert ChatTemplate(source, {}).render(HELLO) == "Hello\nx"
+
+
+@pytest.mark.parametrize("source", ["{% generation %}", "{% endgeneration %}", "{% generation %}{% endfor %}"])
+def test_a_mark_without_its_end_is_a_broken_template(source: str) -> None:
+    with pytest.raises(RequestError, match="chat template is broken"):
+        ChatTemplate(source, {}).render(HELLO)
+
+
 @pytest.mark.parametrize(
     "source",
     [

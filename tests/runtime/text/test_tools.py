@@ -83,6 +83,16 @@ def test_whether_a_template_knows_tools(source, knows) -> None:
 
 
 @pytest.mark.parametrize("name", EVERY)
+def test_a_template_for_tools_is_taken_where_there_are_tools(name) -> None:
+    """Of models that have two: the other one knows nothing of them."""
+    alone = template_of(name)
+    two = ChatTemplate("plain", alone._special_tokens, alone._source)
+    assert (two.knows_tools, two.tool_format) == (True, alone.tool_format)
+    assert two.render(CONVERSATION, [NOW], FORMATS[name]) == alone.render(CONVERSATION, [NOW], FORMATS[name])
+    assert two.render(CONVERSATION) == "plain"
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_a_conversation_with_a_call_as_the_model_reads_it(name, snapshot) -> None:
     assert template_of(name).render(CONVERSATION, [WEATHER, NOW], FORMATS[name]) == snapshot
 
