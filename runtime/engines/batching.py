@@ -197,6 +197,12 @@ def _deliver(news: list[News]) -> None:
                 receiver.set_result(None)
 
 
+def common(some: Sequence[int], others: Sequence[int]) -> int:
+    """How many tokens at the beginning are the same."""
+    pairs = enumerate(zip(some, others, strict=False))
+    return next((index for index, (one, other) in pairs if one != other), min(len(some), len(others)))
+
+
 class Scheduler:
     """The thread's side: who waits, who runs, and how many tokens of each go into a step."""
 

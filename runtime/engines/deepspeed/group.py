@@ -14,7 +14,7 @@ import torch
 from torch import distributed
 from transformers import PreTrainedModel
 
-from runtime.engines.hf.rows import Compile, ModelRows
+from runtime.engines.hf.rows import Compile, ModelRows, Part
 from runtime.errors import EngineDeadError
 
 _FOR_EVER = timedelta(days=3650)
@@ -25,9 +25,9 @@ class Order(IntEnum):
     """What to do; each with the numbers that follow it."""
 
     READ = 0
-    """how many logits to keep; then for each prompt: sequence, how many tokens, tokens"""
+    """how many logits to keep; then for each prompt: sequence, where to begin, how many tokens, tokens"""
     JOIN = 1
-    """sequence"""
+    """sequence, whether to keep its prompt"""
     DECODE = 2
     """tokens"""
     LEAVE = 3
@@ -35,6 +35,10 @@ class Order(IntEnum):
     RESIZE = 4
     """slots"""
     CLOSE = 5
+    SHARE = 6
+    """sequence, the one that it begins as, how many tokens"""
+    DROP = 7
+    """sequence"""
 
 
 @contextmanager
@@ -83,16 +87,25 @@ class SharedRows(ModelRows):
         self._channel = channel
         channel.send(Order.RESIZE, [slots])
 
-    def read(self, parts: Mapping[int, Sequence[int]], keep: int = 1) -> torch.Tensor:
-        numbers = ((number, len(tokens), *tokens) for number, tokens in parts.items())
+    def read(self, parts: Mapping[int, Part], keep: int = 1) -> torch.Tensor:
+        numbers = ((number, part.begin, len(part.tokens), *part.tokens) for number, part in parts.items())
         self._channel.send(Order.READ, [keep, *chain.from_iterable(numbers)])
         with _together():
             return super().read(parts, keep)
 
-    def join(self, number: int) -> None:
-        self._channel.send(Order.JOIN, [number])
+    def share(self, number: int, other: int, length: int) -> None:
+        self._channel.send(Order.SHARE, [number, other, length])
         with _together():
-            super().join(number)
+            super().share(number, other, length)
+
+    def drop(self, number: int) -> None:
+        self._channel.send(Order.DROP, [number])
+        super().drop(number)
+
+    def join(self, number: int, *, keep: bool = False) -> None:
+        self._channel.send(Order.JOIN, [number, keep])
+        with _together():
+            super().join(number, keep=keep)
 
     def decode(self, tokens: Sequence[int]) -> torch.Tensor:
         self._channel.send(Order.DECODE, tokens)
@@ -113,11 +126,11 @@ class SharedRows(ModelRows):
         super().close()
 
 
-def _parts(numbers: list[int]) -> dict[int, list[int]]:
+def _parts(numbers: list[int]) -> dict[int, Part]:
     parts = {}
     while numbers:
-        number, length, *numbers = numbers
-        parts[number], numbers = numbers[:length], numbers[length:]
+        number, begin, length, *numbers = numbers
+        parts[number], numbers = Part(numbers[:length], begin), numbers[length:]
     return parts
 
 
@@ -129,7 +142,11 @@ def obey(rows: ModelRows, channel: Channel) -> None:
             case Order.READ:
                 rows.read(_parts(numbers[1:]), keep=numbers[0])
             case Order.JOIN:
-                rows.join(numbers[0])
+                rows.join(numbers[0], keep=bool(numbers[1]))
+            case Order.SHARE:
+                rows.share(*numbers)
+            case Order.DROP:
+                rows.drop(numbers[0])
             case Order.DECODE:
                 rows.decode(numbers)
             case Order.LEAVE:

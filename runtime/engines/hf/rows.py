@@ -1,13 +1,13 @@
 """A transformers model and the caches of the sequences in it: all that has to happen on every device that shares one.
 
-Sequences go by numbers. Each prompt is read into a cache of its own, several that begin in one step of the model; then
-they are rows of one batch, which takes a token of each.
+Sequences go by numbers. Each prompt is read into a cache of its own, several in one step of the model; then they are
+rows of one batch, which takes a token of each. The cache of a prompt can be kept, for others that begin alike.
 """
 
 import gc
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
@@ -18,6 +18,13 @@ _SAME = 0.99
 """Cosine of logits that differ by rounding only."""
 
 Compile = Callable[[PreTrainedModel], Callable[..., Any]]
+
+
+class Part(NamedTuple):
+    """Tokens of a prompt, behind the first `begin` ones, which the sequence's cache has."""
+
+    tokens: Sequence[int]
+    begin: int = 0
 
 
 class ModelRows:
@@ -36,6 +43,7 @@ class ModelRows:
         self._context = context
         self._takes = inspect.signature(model.forward).parameters
         self._prompts: dict[int, DynamicCache] = {}
+        self._kept: dict[int, DynamicCache] = {}
         self.rows: list[int] = []
         """The sequences of the batch, in its order."""
         self._lengths: dict[int, int] = {}
@@ -45,29 +53,47 @@ class ModelRows:
         return RowsCache(slots, self._context, self.device, fixed=self.is_compiled)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
-    def read(self, parts: Mapping[int, Sequence[int]], keep: int = 1) -> torch.Tensor:
-        """The next parts of prompts; logits of their last `keep` tokens, [prompts, keep, vocabulary], as the model
-        computes them. Several begin together.
+    def read(self, parts: Mapping[int, Part], keep: int = 1) -> torch.Tensor:
+        """Parts of prompts, which end at the same column; logits of their last `keep` tokens, [prompts, keep,
+        vocabulary], as the model computes them. Those that do not begin a prompt are of the same length, the longest.
         """
-        numbers, first = list(parts), next(iter(parts))
-        begin = self._lengths.get(first, 0)
-        longest = max(map(len, parts.values()))
-        pads = torch.tensor([longest - len(tokens) for tokens in parts.values()], device=self.device).unsqueeze(1)
-        columns = torch.arange(longest, device=self.device)
-        ids = [[0] * (longest - len(tokens)) + list(tokens) for tokens in parts.values()]
-        cache = self._prompts.pop(first, None) or DynamicCache()
-        mask = columns >= pads if len(parts) > 1 else None
-        logits = self._forward(ids, (begin + columns - pads).clamp(min=0), cache, mask, keep)
-        for row, number in enumerate(numbers):
-            self._prompts[number] = cache if len(parts) == 1 else _row_of(cache, row, longest - len(parts[number]))
-            self._lengths[number] = begin + len(parts[number])
+        width = max(len(part.tokens) for part in parts.values())
+        seen = max(part.begin for part in parts.values())
+        ends = {number: part.begin + len(part.tokens) for number, part in parts.items()}
+        pads = [seen + width - end for end in ends.values()]
+        columns = torch.arange(seen + width, device=self.device)
+        first = torch.tensor(pads, device=self.device).unsqueeze(1)
+        ids = [[0] * (width - len(part.tokens)) + list(part.tokens) for part in parts.values()]
+        cache = _together([self._begun(number, part.begin) for number, part in parts.items()], seen)
+        mask = columns >= first if len(parts) > 1 else None
+        logits = self._forward(ids, (columns[seen:] - first).clamp(min=0), cache, mask, keep)
+        for row, (number, pad) in enumerate(zip(parts, pads, strict=True)):
+            self._prompts[number] = cache if len(parts) == 1 else _cut(cache, slice(pad, None), row)
+        self._lengths |= ends
         return logits
 
+    def _begun(self, number: int, length: int) -> DynamicCache:
+        """The first so many tokens of a prompt: it may have read more of them, perhaps not in all layers."""
+        cache = self._prompts.get(number) or DynamicCache()
+        return cache if cache.get_seq_length() == length else _cut(cache, slice(length))
+
     @torch.inference_mode()  # type: ignore[untyped-decorator]
-    def join(self, number: int) -> None:
-        """A prompt that is through becomes a row."""
-        self._cache.join(self._prompts.pop(number))
+    def share(self, number: int, other: int, length: int) -> None:
+        """A prompt begins with so many tokens of another one, which has been kept."""
+        self._prompts[number] = _cut(self._kept[other], slice(length))
+
+    def drop(self, number: int) -> None:
+        """Keep a prompt no longer."""
+        del self._kept[number]
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def join(self, number: int, *, keep: bool = False) -> None:
+        """A prompt that is through becomes a row. `keep`: until `drop`, whatever becomes of the row."""
+        prompt = self._prompts.pop(number)
+        self._cache.join(prompt)
         self.rows.append(number)
+        if keep:
+            self._kept[number] = prompt
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def decode(self, tokens: Sequence[int]) -> torch.Tensor:
@@ -102,9 +128,9 @@ class ModelRows:
 
     def heeds_its_cache(self) -> bool:
         """Whether a token is told the same when those before it lie in the cache, with nothing else here."""
-        whole = self.read({-1: [0, 1, 2]})[0, -1].float()
+        whole = self.read({-1: Part([0, 1, 2])})[0, -1].float()
         self.leave(-1)
-        self.read({-1: [0, 1]})
+        self.read({-1: Part([0, 1])})
         self.join(-1)
         parted = self.decode([2])[0]
         self.leave(-1)
@@ -112,7 +138,7 @@ class ModelRows:
 
     def warm_up(self) -> None:
         """Read and write a token, with nothing else here: what is compiled at first use is compiled now."""
-        self.read({-1: [0]})
+        self.read({-1: Part([0])})
         self.join(-1)
         self.decode([0])
         self.leave(-1)
@@ -130,14 +156,16 @@ class ModelRows:
                 self.rows[row] = last
 
     def resize(self, slots: int) -> None:
-        """Room for so many rows, in a cache of its own; those that there were are gone."""
+        """Room for so many rows, in a cache of its own; those that there were are gone, and all that was kept."""
         self.rows.clear()
+        self._kept.clear()
         self._cache = self._make_cache(slots)
 
     def close(self) -> None:
         """Free the memory."""
         self._cache = self._make_cache(0)
         self._prompts.clear()
+        self._kept.clear()
         del self._model, self._step
         release_memory()
 
@@ -149,9 +177,28 @@ def release_memory() -> None:
         torch.accelerator.empty_cache()
 
 
-def _row_of(cache: DynamicCache, row: int, pad: int) -> DynamicCache:
-    """One of several prompts that were read together, without the columns before it."""
-    alone = DynamicCache()
+def _cut(cache: DynamicCache, columns: slice, row: int = 0) -> DynamicCache:
+    """A copy of some columns of a row."""
+    part = DynamicCache()
     for index, layer in enumerate(cache.layers):
-        alone.update(layer.keys[row : row + 1, :, pad:], layer.values[row : row + 1, :, pad:], index)
-    return alone
+        part.update(layer.keys[row : row + 1, :, columns], layer.values[row : row + 1, :, columns], index)
+    return part
+
+
+def _together(caches: Sequence[DynamicCache], end: int) -> DynamicCache:
+    """The rows of one cache, which end at the same column."""
+    begun = next((cache for cache in caches if cache.layers), None)
+    if len(caches) == 1 or begun is None:
+        return caches[0]
+    whole = DynamicCache()
+    for index, like in enumerate(begun.layers):
+        layers = [cache.layers[index] if cache.layers else None for cache in caches]
+        keys = [layer.keys if layer else like.keys[:, :, :0] for layer in layers]
+        values = [layer.values if layer else like.values[:, :, :0] for layer in layers]
+        whole.update(_aligned(keys, end), _aligned(values, end), index)
+    return whole
+
+
+def _aligned(rows: Sequence[torch.Tensor], end: int) -> torch.Tensor:
+    """[rows, heads, end, size], with nothing where a row has not begun."""
+    return torch.cat([torch.nn.functional.pad(row, (0, 0, end - row.shape[2], 0)) for row in rows])

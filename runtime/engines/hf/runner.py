@@ -13,14 +13,16 @@ from dataclasses import dataclass
 
 import torch
 
-from runtime.engines.batching import Request, Runner
+from runtime.engines.batching import Request, Runner, common
 from runtime.engines.contract import Limits, ScoredToken
-from runtime.engines.hf.rows import ModelRows
+from runtime.engines.hf.rows import ModelRows, Part
 from runtime.engines.hf.sampling import Sampler, scored
 from runtime.errors import EngineError, EngineMemoryError
 
 _STEP_TOKENS = 512
 """Tokens of new prompts in one step; answers under way wait as long as it takes."""
+_LEAST_SHARED = 8
+"""Tokens at the beginning of two prompts that are worth a copy."""
 _SCORED_TOGETHER = 64
 """Tokens of an echoed prompt whose log-probabilities, [tokens, vocabulary], are in memory at a time."""
 
@@ -55,13 +57,51 @@ class HfRunner(Runner):
         self._numbers = itertools.count()
         self._sequences: dict[Request, _Sequence] = {}
         self._requests: dict[int, Request] = {}
+        self._kept: dict[int, Request] = {}
+        """Whose prompts are kept, by the sequences' numbers; those that were of use last come last."""
 
     def admit(self, request: Request) -> int:
         with memory():
             sampler = Sampler(request.sampling, request.prompt, sorted(self.end_tokens), self._rows.device)
         sequence = _Sequence(next(self._numbers), sampler)
         self._sequences[request], self._requests[sequence.number] = sequence, request
-        return 0
+        return self._share(request, sequence.number)
+
+    def _share(self, request: Request, number: int) -> int:
+        """Begin with what the same owner's prompts have in common with this one; how many tokens that is.
+
+        The last token is read in any case, and so is each one that is scored.
+        """
+        prompt = [] if request.sampling.echo else request.prompt[:-1]
+        alike = {
+            other: common(kept.prompt, prompt)
+            for other, kept in self._kept.items()
+            if kept.sampling.owner == request.sampling.owner
+        }
+        most = max(alike, key=lambda other: alike[other], default=number)
+        if alike.get(most, 0) < _LEAST_SHARED:
+            return 0
+        self._kept[most] = self._kept.pop(most)
+        try:
+            with memory():
+                self._rows.share(number, most, alike[most])
+        except EngineMemoryError:
+            self._keep_nothing()
+            return 0
+        return alike[most]
+
+    def _keep(self, request: Request, number: int) -> None:
+        """Keep what fits into one slot, and no more prompts than there are slots."""
+        self._kept[number] = request
+        while len(self._kept) > self.slots or sum(map(_length, self._kept.values())) > self.limits.context_length:
+            oldest = next(iter(self._kept))
+            del self._kept[oldest]
+            self._rows.drop(oldest)
+
+    def _keep_nothing(self) -> None:
+        for number in self._kept:
+            self._rows.drop(number)
+        self._kept.clear()
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def step(self, shares: Mapping[Request, int]) -> Mapping[Request, int | EngineError]:
@@ -72,7 +112,9 @@ class HfRunner(Runner):
         last, failed = self._read(new)
         with self._memory_of_the_batch():
             for request in last:
-                self._rows.join(self._sequences[request].number)
+                number = self._sequences[request].number
+                self._rows.join(number, keep=True)
+                self._keep(request, number)
             return {**self._choose({**logits, **last}), **failed}
 
     @contextmanager
@@ -82,7 +124,7 @@ class HfRunner(Runner):
             with memory():
                 yield
         except EngineMemoryError:
-            self._rows.resize(self.slots)
+            self.resize(self.slots)
             raise
 
     def _decode(self, under_way: Sequence[Request]) -> dict[Request, torch.Tensor]:
@@ -98,15 +140,17 @@ class HfRunner(Runner):
         groups = _of_like_length(new)
         while groups:
             group = groups.pop()
-            parts = {self._sequences[request].number: request.pending[: new[request]] for request in group}
-            keep = max(new[request] for request in group) if group[0].sampling.echo else 1
+            width = max(new[request] for request in group)
+            parts = {self._sequences[request].number: _last(request, new[request], width) for request in group}
             try:
                 with memory():
-                    logits = self._rows.read(parts, keep)
+                    logits = self._rows.read(parts, width if group[0].sampling.echo else 1)
             except EngineMemoryError as error:
-                if len(group) == 1:
+                if len(group) == 1 and not self._kept:
                     failed[group[0]] = error
-                groups += [[request] for request in group if len(group) > 1]
+                else:
+                    groups += [[request] for request in group]
+                self._keep_nothing()
                 continue
             for request, rows in zip(group, logits, strict=True):
                 try:
@@ -150,6 +194,7 @@ class HfRunner(Runner):
         self._rows.leave(number)
 
     def resize(self, slots: int) -> None:
+        self._kept.clear()
         self._rows.resize(slots)
         self.slots = slots
         if self._rows.is_compiled:
@@ -167,19 +212,33 @@ def _scored_prompt(request: Request, logits: torch.Tensor) -> Iterator[ScoredTok
         yield from scored(logits[begin : begin + len(part)].float(), part, [count] * len(part))
 
 
-def _of_like_length(shares: Mapping[Request, int]) -> list[list[Request]]:
-    """Groups to read together, no one in them longer than twice another: what is shorter is padded.
+def _last(request: Request, share: int, width: int) -> Part:
+    """So many tokens of a prompt up to the end of its share, or as many as there are: it may have seen some of them."""
+    end = request.position + share
+    begin = max(0, end - width)
+    return Part(request.prompt[begin:end], begin)
 
-    A prompt of which a part has been read is alone, and those that are echoed keep to themselves.
+
+def _length(request: Request) -> int:
+    return len(request.prompt)
+
+
+def _of_like_length(shares: Mapping[Request, int]) -> list[list[Request]]:
+    """Groups to read together. No one's share is longer than twice another's, as what is shorter is padded or read
+    again, and neither is the prompt so far. Those that are echoed keep to themselves.
     """
-    groups: list[list[Request]] = [[request] for request in shares if request.position]
-    begun = len(groups)
-    fresh = [each for each in shares if not each.position]
-    for request in sorted(fresh, key=lambda each: (each.sampling.echo, shares[each])):
-        shortest = groups[-1][0] if len(groups) > begun else request
-        like = shares[request] <= 2 * shares[shortest] and request.sampling.echo == shortest.sampling.echo
-        if shortest is not request and like:
-            groups[-1].append(request)
+    groups: list[list[Request]] = []
+    for request in sorted(shares, key=lambda each: shares[each]):
+        for group in groups:
+            first = group[0]
+            ends = sorted(each.position + shares[each] for each in (request, first))
+            if (
+                request.sampling.echo == first.sampling.echo
+                and shares[request] <= 2 * shares[first]
+                and ends[1] <= 2 * ends[0]
+            ):
+                group.append(request)
+                break
         else:
             groups.append([request])
     return groups

@@ -8,7 +8,7 @@ from pathlib import Path
 import llama_cpp
 
 from runtime.application import ModelArguments
-from runtime.engines.batching import BatchingEngine, Request, Runner
+from runtime.engines.batching import BatchingEngine, Request, Runner, common
 from runtime.engines.contract import Batching, Engine, Limits
 from runtime.engines.embedding import EmbeddingEngine
 from runtime.engines.llama_cpp import LlamaCpp, LlamaKwargs
@@ -103,7 +103,7 @@ class LlamaRunner(Runner):
         """
         others = prompt[:-1]
         own = {slot: tokens for slot, tokens in self._left.items() if self._owners[slot] == owner}
-        common = {slot: _common(tokens, others) for slot, tokens in own.items()}
+        common = {slot: common(tokens, others) for slot, tokens in own.items()}
         fitting = [slot for slot in common if 2 * common[slot] >= len(own[slot])]
         if fitting:
             slot = max(fitting, key=lambda slot: common[slot])
@@ -201,9 +201,3 @@ class LlamaRunner(Runner):
     def close(self) -> None:
         self._context.close()
         self._model.close()
-
-
-def _common(some: Sequence[int], others: Sequence[int]) -> int:
-    """How many tokens at the beginning are the same."""
-    pairs = enumerate(zip(some, others, strict=False))
-    return next((index for index, (one, other) in pairs if one != other), min(len(some), len(others)))

@@ -11,7 +11,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from runtime.engines.batching import BatchingEngine, Request
 from runtime.engines.contract import Batching, Limits, Sampling, ScoredToken
-from runtime.engines.hf.rows import ModelRows
+from runtime.engines.hf.rows import ModelRows, Part
 from runtime.engines.hf.runner import HfRunner
 from runtime.errors import EngineMemoryError
 from tests.runtime.support import ByteTokenizer
@@ -60,12 +60,14 @@ class Driver:
         self.scored: dict[Request, list[ScoredToken]] = {}
         self.running: list[Request] = []
 
-    def admit(self, prompt: list[int], length: int, *, echo: bool = False) -> Request:
-        sampling = Sampling(max_new_tokens=length, temperature=0, logprobs=3 if echo else None, echo=echo)
-        request = Request(prompt, sampling, None, pending=prompt)
+    def admit(self, prompt: list[int], length: int, *, echo: bool = False, owner: str = "") -> Request:
+        logprobs = 3 if echo else None
+        sampling = Sampling(max_new_tokens=length, temperature=0, logprobs=logprobs, echo=echo, owner=owner)
+        request = Request(prompt, sampling, None)
         self.answers[request], self.scored[request] = [], []
         self.running.append(request)
-        self.runner.admit(request)
+        request.position = self.runner.admit(request)
+        request.pending = prompt[request.position :]
         return request
 
     def step(self, most: int) -> None:
@@ -122,6 +124,70 @@ def test_prompts_that_begin_together_say_what_they_say_alone(model: PreTrainedMo
         driver.step(100)
     for request, answer in driver.answers.items():
         assert answer == alone(model, request.prompt, len(answer))
+
+
+def test_prompts_that_begin_alike_say_what_they_say_alone(model: PreTrainedModel) -> None:
+    """They share more or less of what is kept, which goes; some are read in parts, some not at all alike."""
+    random = Random(5)
+    driver = Driver(HfRunner(ModelRows(model, 5, 90), 5, Limits(90, 97), []))
+    texts = [[random.randrange(1, 97) for _ in range(40)] for _ in range(3)]
+    shared = 0
+    for _ in range(150):
+        if len(driver.running) < 5 and random.random() < 0.6:
+            begin = random.choice(texts)[: random.randint(0, 40)]
+            request = driver.admit([*begin, *(random.randrange(1, 97) for _ in range(random.randint(1, 9)))], 6)
+            shared += request.position > 0
+        driver.step(random.choice([1, 7, 100]))
+    while driver.running:
+        driver.step(100)
+    assert shared > 20
+    for request, answer in driver.answers.items():
+        assert answer == alone(model, request.prompt, len(answer))
+
+
+TEXT = list(range(1, 41))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "more", "seen"),
+    [
+        (TEXT, {}, 39),  # the last one says what follows
+        ([*TEXT, 5, 6], {}, 40),
+        ([*TEXT[:20], 5, 6], {}, 20),
+        (TEXT[:10], {}, 9),
+        ([*TEXT[:7], 5, 6], {}, 0),  # not worth a copy
+        (TEXT, {"owner": "other"}, 0),
+        (TEXT, {"echo": True}, 0),
+    ],
+)
+def test_what_a_prompt_shares_with_one_before_it_is_not_read_again(model, prompt, more, seen) -> None:
+    driver = Driver(HfRunner(ModelRows(model, 2, 90), 2, Limits(90, 97), []))
+    driver.admit(TEXT, 1)
+    driver.step(100)
+    request = driver.admit(list(prompt), 5, **more)
+    assert request.position == seen
+    while driver.running:
+        driver.step(100)
+    assert driver.answers[request] == alone(model, list(prompt), 5)
+
+
+def test_no_more_is_kept_than_fits_into_a_slot(model: PreTrainedModel) -> None:
+    rows = ModelRows(model, 3, 90)
+    driver = Driver(HfRunner(rows, 3, Limits(90, 97), []))
+
+    def seen(first: int, length: int) -> int:
+        position = driver.admit([first] * length, 1).position
+        driver.step(100)
+        return position
+
+    assert [seen(first, 30) for first in (1, 2, 3)] == [0, 0, 0]
+    assert seen(1, 20) == 19, "of use, and so the last to go"
+    assert [len(cache) and cache.get_seq_length() for cache in rows._kept.values()] == [30, 30, 20]
+    assert seen(2, 80) == 0
+    assert list(driver.runner._kept) == list(rows._kept) == [4]
+    driver.runner.resize(2)
+    assert not driver.runner._kept and not rows._kept
+    assert seen(2, 80) == 0
 
 
 def test_echoed_prompts_are_scored_as_they_are_alone(model: PreTrainedModel, monkeypatch) -> None:
@@ -210,10 +276,18 @@ class ShortOfMemory(ModelRows):
         super().__init__(model, slots, 2048)
         self.error, self.fails = error, ""
 
-    def read(self, parts: Mapping[int, Sequence[int]], keep: int = 1) -> torch.Tensor:
-        if self.fails == "read" and any(len(tokens) > 30 for tokens in parts.values()):
+    def read(self, parts: Mapping[int, Part], keep: int = 1) -> torch.Tensor:
+        if self.fails == "read" and any(len(part.tokens) > 30 for part in parts.values()):
+            raise self.error
+        if self.fails == "keep" and self._kept:
+            super().read(parts, keep)
             raise self.error
         return super().read(parts, keep)
+
+    def share(self, number: int, other: int, length: int) -> None:
+        if self.fails == "share":
+            raise self.error
+        super().share(number, other, length)
 
     def decode(self, tokens: Sequence[int]) -> torch.Tensor:
         if self.fails == "decode":
@@ -275,3 +349,18 @@ async def test_without_memory_requests_end_and_the_engine_goes_on(model: PreTrai
         alone(model, [9], 3),
     ]
     await engine.close()
+
+
+@pytest.mark.parametrize("where", ["keep", "share"])
+def test_what_is_kept_goes_before_a_prompt_fails(model: PreTrainedModel, where: str) -> None:
+    """Also when a part of the layers has read it."""
+    rows = ShortOfMemory(model, 2, torch.OutOfMemoryError("CUDA out of memory"))
+    driver = Driver(HfRunner(rows, 2, Limits(90, 97), []))
+    driver.admit(TEXT, 1)
+    driver.step(100)
+    rows.fails = where
+    requests = [driver.admit([*TEXT, first, 5], 5) for first in (50, 60)]
+    while driver.running:
+        driver.step(100)
+    for request in requests:
+        assert driver.answers[request] == alone(model, request.prompt, 5)
