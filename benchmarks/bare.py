@@ -1,23 +1,41 @@
-"""The libraries themselves, with nothing of ours between: what an engine can be at most."""
+"""The libraries themselves, with nothing of ours between: what an engine can be at most.
 
-import asyncio
+Each has a process of its own. Two users of one OpenMP library in a process take more threads together than there are
+CPUs, and then its threads sleep at every barrier: both made two thirds of the tokens/s.
+"""
+
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import llama_cpp
 
-from benchmarks.answers import TOKENS, Answer
-from runtime.engines.contract import Tokenizer
+from benchmarks.answers import TOKENS
 
 _CHUNK = 512
 Row = tuple[int, int, int, bool]
 """Token, position, sequence, and whether the next token is wanted."""
 
 
-class LlamaLoop:
+class Tokens(NamedTuple):
+    """An answer: its tokens and when they came, by the clock of all processes."""
+
+    tokens: Sequence[int]
+    times: Sequence[float]
+
+
+class Library(ABC):
+    """What answers prompts."""
+
+    @abstractmethod
+    def answer(self, prompts: Sequence[Sequence[int]]) -> list[Tokens]:
+        """All of them, as fast as it can. Blocks."""
+
+
+class LlamaLoop(Library):
     """llama.cpp's C functions in a loop: a token of each sequence, one decode, the best next token of each."""
 
     def __init__(self, path: Path, sequences: int, context: int, threads: int, *, gpu: bool) -> None:
@@ -34,20 +52,15 @@ class LlamaLoop:
         self._sampler = llama_cpp.llama_sampler_init_greedy()
         self._sequences = sequences
 
-    async def answer(self, prompts: Sequence[list[int]], tokenizer: Tokenizer) -> list[Answer]:
+    def answer(self, prompts: Sequence[Sequence[int]]) -> list[Tokens]:
         """As many at a time as there are sequences."""
-        return await asyncio.to_thread(self._answer, prompts, tokenizer)
-
-    def _answer(self, prompts: Sequence[list[int]], tokenizer: Tokenizer) -> list[Answer]:
-        asked, answers, left = time.perf_counter(), [], iter(prompts)
+        answers, left = [], iter(prompts)
         while wave := list(islice(left, self._sequences)):
-            tokens, times = self._run(wave)
-            for row in zip(*tokens, strict=True):
-                text = b"".join(map(tokenizer.piece, row)).decode("utf-8", "replace")
-                answers.append(Answer(text, asked, times))
+            steps, times = self._run(wave)
+            answers += [Tokens(tokens, times) for tokens in zip(*steps, strict=True)]
         return answers
 
-    def _run(self, prompts: Sequence[list[int]]) -> tuple[list[list[int]], list[float]]:
+    def _run(self, prompts: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[float]]:
         llama_cpp.llama_memory_clear(self._memory, False)
         rows = [
             (token, position, sequence, position + 1 == len(prompt))
@@ -77,15 +90,8 @@ class LlamaLoop:
                 if row[-1]:
                     yield int(llama_cpp.llama_sampler_sample(self._sampler, self._context, index))
 
-    def close(self) -> None:
-        """Free everything."""
-        llama_cpp.llama_sampler_free(self._sampler)
-        llama_cpp.llama_batch_free(self._batch)
-        llama_cpp.llama_free(self._context)
-        llama_cpp.llama_model_free(self._model)
 
-
-class Generate:
+class Generate(Library):
     """`model.generate()` of transformers, one answer at a time."""
 
     def __init__(self, folder: Path, device: str, dtype: str) -> None:
@@ -93,14 +99,14 @@ class Generate:
 
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map={"": device})
 
-    async def answer(self, prompts: Sequence[list[int]], tokenizer: Tokenizer) -> list[Answer]:
+    def answer(self, prompts: Sequence[Sequence[int]]) -> list[Tokens]:
         """One after the other."""
-        return [await asyncio.to_thread(self._answer, prompt, tokenizer) for prompt in prompts]
+        return [self._answer(prompt) for prompt in prompts]
 
-    def _answer(self, prompt: list[int], tokenizer: Tokenizer) -> Answer:
+    def _answer(self, prompt: Sequence[int]) -> Tokens:
         import torch
 
-        clock, asked = _Clock(), time.perf_counter()
+        clock = _Clock()
         ids = torch.tensor([prompt], device=self._model.device)
         done = self._model.generate(
             ids,
@@ -109,9 +115,7 @@ class Generate:
             max_new_tokens=TOKENS,
             streamer=clock,
         )
-        tokens = done[0, len(prompt) :].tolist()
-        text = b"".join(map(tokenizer.piece, tokens)).decode("utf-8", "replace")
-        return Answer(text, asked, clock.times)
+        return Tokens(done[0, len(prompt) :].tolist(), clock.times)
 
 
 class _Clock:

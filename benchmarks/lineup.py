@@ -3,12 +3,15 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from benchmarks.answers import TOKENS, Answer, Side, collect
+from benchmarks.bare import Library, Tokens
 from benchmarks.servers import Command, UnavailableError, free_port, http_side, running, serving
 from demo.model import REPOSITORY
 from runtime.application import ModelArguments
@@ -52,13 +55,28 @@ class Lineup:
             asked = time.perf_counter()
             return await asyncio.gather(*(collect(asked, _pieces(engine, tokenizer, prompt)) for prompt in prompts))
 
-        self.library(name, answer, engine.tokenizer)
+        self._takes_tokens(name, answer, engine.tokenizer)
         return engine
 
     def library(
+        self, name: str, make: Callable[[], Library], tokenizer: Tokenizer, ours: str, most: int | None = None
+    ) -> None:
+        """What `make` makes, in a process of its own."""
+        spawn = get_context("spawn")
+        process = self.stack.enter_context(
+            ProcessPoolExecutor(1, mp_context=spawn, initializer=_make, initargs=(make,))
+        )
+
+        async def answer(prompts: Sequence[list[int]], tokenizer: Tokenizer) -> list[Answer]:
+            asked = time.perf_counter()
+            answers = await asyncio.get_running_loop().run_in_executor(process, _answers, prompts)
+            return [Answer(_text(tokens, tokenizer), asked, times) for tokens, times in answers]
+
+        self._takes_tokens(name, answer, tokenizer, ours, most)
+
+    def _takes_tokens(
         self, name: str, answer: AnswerTokens, tokenizer: Tokenizer, ours: str | None = None, most: int | None = None
     ) -> None:
-        """Something in this process that takes tokens."""
         template = ChatTemplate(tokenizer.chat_template or "", tokenizer.special_tokens)
 
         async def answer_questions(questions: Sequence[str]) -> list[Answer]:
@@ -117,4 +135,20 @@ async def _pieces(engine: Engine, tokenizer: Tokenizer, prompt: Sequence[int]) -
             if batch:  # an empty one says that the request has a slot
                 tokens += batch
                 yield "", len(tokens)
-    yield b"".join(map(tokenizer.piece, tokens)).decode("utf-8", "replace"), len(tokens)
+    yield _text(tokens, tokenizer), len(tokens)
+
+
+def _text(tokens: Sequence[int], tokenizer: Tokenizer) -> str:
+    return b"".join(map(tokenizer.piece, tokens)).decode("utf-8", "replace")
+
+
+_made: list[Library] = []
+"""The library, in its process."""
+
+
+def _make(make: Callable[[], Library]) -> None:
+    _made.append(make())
+
+
+def _answers(prompts: Sequence[Sequence[int]]) -> list[Tokens]:
+    return _made[0].answer(prompts)

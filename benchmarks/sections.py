@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.answers import Side
+from benchmarks.bare import Generate, LlamaLoop
 from benchmarks.lineup import Lineup, Options
 from benchmarks.servers import FOLDER, Command, environment, free_port, on_ray_serve, serving
 from demo.model import FILENAME, REPOSITORY, fetch, fetch_quantised, fetch_safetensors
@@ -44,15 +45,12 @@ class Section:
 
 
 async def llama_cpp(stack: AsyncExitStack, options: Options) -> list[Side]:
-    from benchmarks.bare import LlamaLoop
-
     lineup = Lineup(stack, options)
     path = fetch_quantised(FOLDER / "quantised") if options.quantised else fetch()
     initializer = _llama_initializer(path)
     engine = lineup.engine(ENGINE, initializer, path.parent, LLAMA_SLOTS)
-    loop = LlamaLoop(path, LLAMA_SLOTS, CONTEXT, options.threads, gpu=options.gpu)
-    stack.callback(loop.close)
-    lineup.library("a bare loop over llama.cpp's batches", loop.answer, engine.tokenizer, ENGINE)
+    loop = partial(LlamaLoop, path, LLAMA_SLOTS, CONTEXT, options.threads, gpu=options.gpu)
+    lineup.library("a bare loop over llama.cpp's batches", loop, engine.tokenizer, ENGINE)
     await lineup.replica(REPLICA, initializer, path.parent, LLAMA_SLOTS)
     await lineup.peer("llama-cpp-python's server", REPLICA, partial(_llama_server, path, options.threads))
     await lineup.peer("xllamacpp, 8 slots", REPLICA, partial(_xllamacpp, path, options.threads))
@@ -77,13 +75,11 @@ def _xllamacpp(path: Path, threads: int, port: int) -> Command:
 
 
 async def single_device(stack: AsyncExitStack, options: Options) -> list[Side]:
-    from benchmarks.bare import Generate
-
     lineup, folder = Lineup(stack, options), fetch_safetensors()
     initializer = {"type": "SingleDevice", "dtype": options.dtype}
     engine = lineup.engine(ENGINE, initializer, folder, SLOTS)
-    generate = Generate(folder, options.device, options.dtype)
-    lineup.library("model.generate()", generate.answer, engine.tokenizer, ENGINE, most=1)
+    generate = partial(Generate, folder, options.device, options.dtype)
+    lineup.library("model.generate()", generate, engine.tokenizer, ENGINE, most=1)
     await lineup.replica(REPLICA, initializer, folder, SLOTS)
     await lineup.peer("transformers serve, continuous batching", REPLICA, partial(_transformers_serve, folder, options))
     return lineup.sides

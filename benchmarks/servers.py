@@ -122,8 +122,9 @@ def serving(name: str, port: int, options: Mapping[str, Any], python: Path = OUR
 @asynccontextmanager
 async def http_side(name: str, url: str, ours: str | None, more: Mapping[str, Any]) -> AsyncIterator[Side]:
     """A server of OpenAI's API, asked through streams."""
-    unlimited = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=unlimited, timeout=aiohttp.ClientTimeout(total=None)) as session:
+    # A connection for each answer: servers close idle ones, some just when the next question is on its way.
+    connections = aiohttp.TCPConnector(limit=0, force_close=True)
+    async with aiohttp.ClientSession(connector=connections, timeout=aiohttp.ClientTimeout(total=None)) as session:
 
         async def answer(questions: Sequence[str]) -> list[Answer]:
             streams = (_pieces(session, url, question, more) for question in questions)

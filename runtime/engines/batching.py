@@ -21,6 +21,7 @@ from runtime.errors import EngineDeadError, EngineError, GrammarError
 _STALL_S = 0.2
 """New prompts hold up answers under way by so much in each step, or by what so many tokens take."""
 _LEAST_TOKENS = 16
+"""A part of a prompt is not smaller, but where nothing else is read: each part goes through all of the weights."""
 
 
 class Admitted:
@@ -197,7 +198,7 @@ def _deliver(news: list[News]) -> None:
                 receiver.set_result(None)
 
 
-def common(some: Sequence[int], others: Sequence[int]) -> int:
+def common_length(some: Sequence[int], others: Sequence[int]) -> int:
     """How many tokens at the beginning are the same."""
     pairs = enumerate(zip(some, others, strict=False))
     return next((index for index, (one, other) in pairs if one != other), min(len(some), len(others)))
@@ -217,8 +218,10 @@ class Scheduler:
         self.running: list[Request] = []
         self.changes: deque[Configure] = deque()
         self.news: list[News] = []
+        self.step_s = 0.0
+        """Seconds that the last step took that read no prompt."""
         self.token_s = _STALL_S / _LEAST_TOKENS
-        """Seconds that a step takes for each token of a prompt, as the last ones took."""
+        """Seconds that each token of a prompt adds to a step, as in the last one that read enough of them to tell."""
 
     def send(self, message: Message) -> None:
         """Called on the event loop. Raises EngineError when the thread will not read the message any more."""
@@ -353,8 +356,7 @@ class Scheduler:
             for request in list(self.running):
                 self._end(request, error)
             return
-        if sum(share for request, share in shares.items() if not request.generated) >= _LEAST_TOKENS:
-            self.token_s = (time.monotonic() - begin) / sum(shares.values())
+        self._note(time.monotonic() - begin, shares)
         for request, share in shares.items():
             request.position += share
             request.pending = request.pending[share:]
@@ -365,6 +367,15 @@ class Scheduler:
                 self._end(request, token)
             else:
                 self._take_token(request, token)
+
+    def _note(self, seconds: float, shares: Mapping[Request, int]) -> None:
+        """How long a step took, where that tells what another one will take."""
+        read = [share for request, share in shares.items() if not request.generated]
+        if not read:
+            self.step_s = seconds
+        elif sum(read) >= _LEAST_TOKENS:
+            others_s = self.step_s if len(read) < len(shares) else 0.0
+            self.token_s = max((seconds - others_s) / sum(read), _STALL_S / self.runner.step_tokens)
 
     def _look_ahead(self) -> None:
         """End the answers that cannot go on, as far as their matchers can tell: that is known before the step."""
@@ -380,9 +391,11 @@ class Scheduler:
         room, under_way = self.runner.step_tokens, sum(request.generated > 0 for request in self.running)
         if under_way:
             room = min(room, under_way + max(_LEAST_TOKENS, int(_STALL_S / self.token_s)))
-        shares = {}
+        shares: dict[Request, int] = {}
         for request in sorted(self.running, key=lambda request: request.generated == 0):
             share = min(len(request.pending), room)
+            if share < min(len(request.pending), _LEAST_TOKENS) and len(shares) > under_way:
+                break
             if share:
                 shares[request] = share
             room -= share

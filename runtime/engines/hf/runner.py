@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from runtime.engines.batching import Request, Runner, common
+from runtime.engines.batching import Request, Runner, common_length
 from runtime.engines.contract import Limits, ScoredToken
 from runtime.engines.hf.rows import ModelRows, Part
 from runtime.engines.hf.sampling import Sampler, scored
@@ -74,7 +74,7 @@ class HfRunner(Runner):
         """
         prompt = [] if request.sampling.echo else request.prompt[:-1]
         alike = {
-            other: common(kept.prompt, prompt)
+            other: common_length(kept.prompt, prompt)
             for other, kept in self._kept.items()
             if kept.sampling.owner == request.sampling.owner
         }

@@ -8,7 +8,7 @@ from pathlib import Path
 import llama_cpp
 
 from runtime.application import ModelArguments
-from runtime.engines.batching import BatchingEngine, Request, Runner, common
+from runtime.engines.batching import BatchingEngine, Request, Runner, common_length
 from runtime.engines.contract import Batching, Engine, Limits
 from runtime.engines.embedding import EmbeddingEngine
 from runtime.engines.llama_cpp import LlamaCpp, LlamaKwargs
@@ -103,7 +103,7 @@ class LlamaRunner(Runner):
         """
         others = prompt[:-1]
         own = {slot: tokens for slot, tokens in self._left.items() if self._owners[slot] == owner}
-        common = {slot: common(tokens, others) for slot, tokens in own.items()}
+        common = {slot: common_length(tokens, others) for slot, tokens in own.items()}
         fitting = [slot for slot in common if 2 * common[slot] >= len(own[slot])]
         if fitting:
             slot = max(fitting, key=lambda slot: common[slot])

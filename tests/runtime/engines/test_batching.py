@@ -1,4 +1,4 @@
-"""What the scheduler decides, with a runner that takes a known time for each token."""
+"""What the scheduler decides, with a runner that takes a known time for each step and each token."""
 
 import asyncio
 import threading
@@ -17,11 +17,12 @@ TOKEN_S = 0.001
 
 
 class Clockwork(Runner):
-    """Sees a token each millisecond; always says 7."""
+    """Sees a token each millisecond, after `step_s` of each step; always says 7."""
 
     step_tokens = 1024
     end_tokens = frozenset[int]()
     limits = Limits(100_000, 256)
+    step_s = 0.0
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
@@ -38,7 +39,7 @@ class Clockwork(Runner):
     def step(self, shares: Mapping[Request, int]) -> Mapping[Request, int]:
         self.steps.append(dict(shares))
         time.sleep(sum(shares.values()) * self.sleep_s)
-        self.now += sum(shares.values()) * TOKEN_S
+        self.now += self.step_s + sum(shares.values()) * TOKEN_S
         self.wait()
         return {request: 7 for request, share in shares.items() if share == len(request.pending)}
 
@@ -55,11 +56,20 @@ async def answer(engine: BatchingEngine, prompt: int, length: int, constraint: C
     return [token async for batch in engine.generate([1] * prompt, sampling) for token in batch]
 
 
-async def test_a_long_prompt_does_not_hold_up_answers_under_way(monkeypatch) -> None:
-    """By the runner's own clock, so that a busy machine changes nothing."""
+@pytest.fixture
+def clockwork(monkeypatch) -> Clockwork:
+    """With two slots, and the scheduler by its clock, so that a busy machine changes nothing."""
     runner = Clockwork(2)
     runner.sleep_s = TOKEN_S / 10
     monkeypatch.setattr("runtime.engines.batching.time", SimpleNamespace(monotonic=lambda: runner.now))
+    return runner
+
+
+@pytest.mark.parametrize("step_s", [0.0, 0.07])
+async def test_a_long_prompt_does_not_hold_up_answers_under_way(clockwork: Clockwork, step_s: float) -> None:
+    """What a step takes without it does not count."""
+    runner = clockwork
+    runner.step_s = step_s
     engine = BatchingEngine(runner, ByteTokenizer(), Batching(2))
     running = engine.generate([1] * 4, Sampling(5000))
     await first_token(running)
@@ -71,6 +81,22 @@ async def test_a_long_prompt_does_not_hold_up_answers_under_way(monkeypatch) -> 
     parts = beside[1 : beside.index(2)]
     assert sum(beside[: beside.index(2)]) == 2000 + 1 + len(parts)
     assert all(200 <= size <= 201 for size in parts[:-1])  # a fifth of a second
+
+
+async def test_a_prompt_begins_with_more_than_a_crumb(clockwork: Clockwork) -> None:
+    """Where another one has left little room: a small part takes nearly as long as a whole one."""
+    runner = clockwork
+    runner.slots = 4
+    engine = BatchingEngine(runner, ByteTokenizer(), Batching(4))
+    running = engine.generate([1] * 40, Sampling(5000))
+    await first_token(running)
+    runner.steps.clear()
+    runner.wait = lambda: runner.steps[1:] or time.sleep(0.2)  # so that all of them are there
+    assert await asyncio.gather(*(answer(engine, length, 1) for length in (190, 30, 14))) == [[7]] * 3
+    await running.aclose()
+    await engine.close()
+    read = [[share for request, share in shares.items() if len(request.prompt) != 40] for shares in runner.steps]
+    assert [shares for shares in read if shares] == [[190], [30, 14]]
 
 
 async def test_a_prompt_alone_takes_whole_steps() -> None:
