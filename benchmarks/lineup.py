@@ -1,4 +1,4 @@
-"""The sides of a table: engines and libraries in this process, servers in others."""
+"""The sides of a table: engines in this process, libraries and servers in others."""
 
 import asyncio
 import time

@@ -21,7 +21,9 @@ from runtime.errors import EngineDeadError, EngineError, GrammarError
 _STALL_S = 0.2
 """New prompts hold up answers under way by so much in each step, or by what so many tokens take."""
 _LEAST_TOKENS = 16
-"""A part of a prompt is not smaller, but where nothing else is read: each part goes through all of the weights."""
+"""A prompt does not begin with fewer beside another one's, as each part goes through all of the weights. A step with
+fewer does not tell how long one takes.
+"""
 
 
 class Admitted:
@@ -374,8 +376,10 @@ class Scheduler:
         if not read:
             self.step_s = seconds
         elif sum(read) >= _LEAST_TOKENS:
-            others_s = self.step_s if len(read) < len(shares) else 0.0
-            self.token_s = max((seconds - others_s) / sum(read), _STALL_S / self.runner.step_tokens)
+            if len(read) < len(shares):
+                self.step_s = min(self.step_s, seconds)
+                seconds -= self.step_s
+            self.token_s = max(seconds / sum(read), _STALL_S / self.runner.step_tokens)
 
     def _look_ahead(self) -> None:
         """End the answers that cannot go on, as far as their matchers can tell: that is known before the step."""

@@ -36,7 +36,7 @@ class Order(IntEnum):
     """slots"""
     CLOSE = 5
     SHARE = 6
-    """sequence, the one that it begins as, how many tokens"""
+    """sequence, the one that it begins as"""
     DROP = 7
     """sequence"""
 
@@ -93,10 +93,9 @@ class SharedRows(ModelRows):
         with _together():
             return super().read(parts, keep)
 
-    def share(self, number: int, other: int, length: int) -> None:
-        self._channel.send(Order.SHARE, [number, other, length])
-        with _together():
-            super().share(number, other, length)
+    def share(self, number: int, other: int) -> None:
+        self._channel.send(Order.SHARE, [number, other])
+        super().share(number, other)
 
     def drop(self, number: int) -> None:
         self._channel.send(Order.DROP, [number])

@@ -65,8 +65,9 @@ class RowsLayer(CacheLayerMixin):  # type: ignore[misc]
     def shift(self, rows: int, by: int) -> None:
         """Move what the rows have to the right, or to the left where `by` is negative."""
         first = max(0, -by)
-        for each in (self.keys, self.values):
-            each[:rows, :, first + by : self.end + by] = each[:rows, :, first : self.end].clone()
+        copies = [each[:rows, :, first : self.end].clone() for each in (self.keys, self.values)]
+        for each, copy in zip((self.keys, self.values), copies, strict=True):
+            each[:rows, :, first + by : self.end + by] = copy
         self.end += by
 
     def put(self, row: int, keys: torch.Tensor, values: torch.Tensor) -> None:

@@ -73,14 +73,15 @@ class ModelRows:
         return logits
 
     def _begun(self, number: int, length: int) -> DynamicCache:
-        """The first so many tokens of a prompt: it may have read more of them, perhaps not in all layers."""
+        """The first so many tokens of a prompt. Its cache may hold more: when it failed in one of the layers, or is
+        another's, too. What one of those puts behind their common tokens, none of the others looks at.
+        """
         cache = self._prompts.get(number) or DynamicCache()
         return cache if cache.get_seq_length() == length else _cut(cache, slice(length))
 
-    @torch.inference_mode()  # type: ignore[untyped-decorator]
-    def share(self, number: int, other: int, length: int) -> None:
-        """A prompt begins with so many tokens of another one, which has been kept."""
-        self._prompts[number] = _cut(self._kept[other], slice(length))
+    def share(self, number: int, other: int) -> None:
+        """A prompt begins as another one, which has been kept; where it goes on, `read` says."""
+        self._prompts[number] = self._kept[other]
 
     def drop(self, number: int) -> None:
         """Keep a prompt no longer."""
@@ -108,6 +109,10 @@ class ModelRows:
         for number in self.rows:
             self._lengths[number] += 1
         return logits[: len(self.rows), -1].float()
+
+    def is_even(self) -> bool:
+        """Whether `decode`, which has failed, can begin anew: all layers still end at the same column."""
+        return len({layer.end for layer in self._cache.layers}) == 1
 
     def _forward(
         self,

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -46,6 +47,13 @@ class _Sequence:
     sampler: Sampler
 
 
+class _Kept(NamedTuple):
+    """A prompt of which the cache is kept."""
+
+    owner: str
+    prompt: Sequence[int]
+
+
 class HfRunner(Runner):
     """Steps one model."""
 
@@ -57,8 +65,8 @@ class HfRunner(Runner):
         self._numbers = itertools.count()
         self._sequences: dict[Request, _Sequence] = {}
         self._requests: dict[int, Request] = {}
-        self._kept: dict[int, Request] = {}
-        """Whose prompts are kept, by the sequences' numbers; those that were of use last come last."""
+        self._kept: dict[int, _Kept] = {}
+        """By the numbers of their sequences; those that were of use last come last."""
 
     def admit(self, request: Request) -> int:
         with memory():
@@ -76,32 +84,35 @@ class HfRunner(Runner):
         alike = {
             other: common_length(kept.prompt, prompt)
             for other, kept in self._kept.items()
-            if kept.sampling.owner == request.sampling.owner
+            if kept.owner == request.sampling.owner
         }
         most = max(alike, key=lambda other: alike[other], default=number)
         if alike.get(most, 0) < _LEAST_SHARED:
             return 0
         self._kept[most] = self._kept.pop(most)
-        try:
-            with memory():
-                self._rows.share(number, most, alike[most])
-        except EngineMemoryError:
-            self._keep_nothing()
-            return 0
+        self._rows.share(number, most)
         return alike[most]
 
     def _keep(self, request: Request, number: int) -> None:
-        """Keep what fits into one slot, and no more prompts than there are slots."""
-        self._kept[number] = request
-        while len(self._kept) > self.slots or sum(map(_length, self._kept.values())) > self.limits.context_length:
-            oldest = next(iter(self._kept))
-            del self._kept[oldest]
-            self._rows.drop(oldest)
+        """Keep what fits into one slot, no more prompts than there are slots, and none that another one begins with."""
+        new = _Kept(request.sampling.owner, request.prompt)
+        for other, (owner, prompt) in list(self._kept.items()):
+            if owner == new.owner and common_length(prompt, new.prompt) == len(prompt):
+                self._drop(other)
+        self._kept[number] = new
+        while len(self._kept) > self.slots or self._kept_tokens() > self.limits.context_length:
+            self._drop(next(iter(self._kept)))
 
-    def _keep_nothing(self) -> None:
-        for number in self._kept:
-            self._rows.drop(number)
-        self._kept.clear()
+    def _kept_tokens(self) -> int:
+        return sum(len(kept.prompt) for kept in self._kept.values())
+
+    def _drop(self, number: int) -> None:
+        del self._kept[number]
+        self._rows.drop(number)
+
+    def _drop_all(self) -> None:
+        for number in list(self._kept):
+            self._drop(number)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def step(self, shares: Mapping[Request, int]) -> Mapping[Request, int | EngineError]:
@@ -124,20 +135,30 @@ class HfRunner(Runner):
             with memory():
                 yield
         except EngineMemoryError:
-            self.resize(self.slots)
+            self._kept.clear()
+            self._rows.resize(self.slots)
             raise
 
     def _decode(self, under_way: Sequence[Request]) -> dict[Request, torch.Tensor]:
         """A token of each row; the logits of the next."""
         if not under_way:
             return {}
-        return dict(zip(under_way, self._rows.decode([request.pending[0] for request in under_way]), strict=True))
+        tokens = [request.pending[0] for request in under_way]
+        try:
+            with memory():
+                logits = self._rows.decode(tokens)
+        except EngineMemoryError:
+            if not self._kept or not self._rows.is_even():
+                raise
+            self._drop_all()
+            logits = self._rows.decode(tokens)
+        return dict(zip(under_way, logits, strict=True))
 
     def _read(self, new: Mapping[Request, int]) -> tuple[dict[Request, torch.Tensor], dict[Request, EngineError]]:
         """Parts of prompts; the last logits of those that are through, and who there was no memory for."""
         last: dict[Request, torch.Tensor] = {}
         failed: dict[Request, EngineError] = {}
-        groups = _of_like_length(new)
+        groups = _of_like_length(new, self.limits.context_length)
         while groups:
             group = groups.pop()
             width = max(new[request] for request in group)
@@ -146,11 +167,12 @@ class HfRunner(Runner):
                 with memory():
                     logits = self._rows.read(parts, width if group[0].sampling.echo else 1)
             except EngineMemoryError as error:
-                if len(group) == 1 and not self._kept:
-                    failed[group[0]] = error
-                else:
+                if len(group) > 1 or self._kept:
                     groups += [[request] for request in group]
-                self._keep_nothing()
+                else:
+                    failed[group[0]] = error
+                if len(group) == 1:
+                    self._drop_all()
                 continue
             for request, rows in zip(group, logits, strict=True):
                 try:
@@ -198,7 +220,8 @@ class HfRunner(Runner):
         self._rows.resize(slots)
         self.slots = slots
         if self._rows.is_compiled:
-            self._rows.warm_up()  # for other shapes
+            with memory():
+                self._rows.warm_up()  # for other shapes
 
     def close(self) -> None:
         self._rows.close()
@@ -219,23 +242,22 @@ def _last(request: Request, share: int, width: int) -> Part:
     return Part(request.prompt[begin:end], begin)
 
 
-def _length(request: Request) -> int:
-    return len(request.prompt)
+def _of_like_length(shares: Mapping[Request, int], most: int) -> list[list[Request]]:
+    """Groups to read together, with at most so many tokens in their caches, or one prompt.
 
-
-def _of_like_length(shares: Mapping[Request, int]) -> list[list[Request]]:
-    """Groups to read together. No one's share is longer than twice another's, as what is shorter is padded or read
-    again, and neither is the prompt so far. Those that are echoed keep to themselves.
+    No one's share is longer than twice another's, as what is shorter is padded or read again, and neither is the prompt
+    so far. Those that are echoed keep to themselves.
     """
     groups: list[list[Request]] = []
     for request in sorted(shares, key=lambda each: shares[each]):
         for group in groups:
-            first = group[0]
-            ends = sorted(each.position + shares[each] for each in (request, first))
+            shortest = group[0]
+            ends = [each.position + shares[each] for each in (request, *group)]
             if (
-                request.sampling.echo == first.sampling.echo
-                and shares[request] <= 2 * shares[first]
-                and ends[1] <= 2 * ends[0]
+                request.sampling.echo == shortest.sampling.echo
+                and shares[request] <= 2 * shares[shortest]
+                and max(ends) <= 2 * min(ends)
+                and max(ends) * len(ends) <= most
             ):
                 group.append(request)
                 break

@@ -83,6 +83,23 @@ async def test_a_long_prompt_does_not_hold_up_answers_under_way(clockwork: Clock
     assert all(200 <= size <= 201 for size in parts[:-1])  # a fifth of a second
 
 
+async def test_one_slow_step_does_not_make_prompts_seem_fast(clockwork: Clockwork) -> None:
+    runner = clockwork
+    engine = BatchingEngine(runner, ByteTokenizer(), Batching(2))
+    running = engine.generate([1] * 40, Sampling(5000))
+    await first_token(running)
+    runner.step_s = 60
+    count = len(runner.steps)
+    while len(runner.steps) < count + 2:
+        await asyncio.sleep(0.01)
+    runner.step_s = 0
+    assert len(await answer(engine, 2000, 2)) == 2
+    await running.aclose()
+    await engine.close()
+    beside = [sum(shares.values()) for shares in runner.steps if len(shares) == 2]
+    assert all(size <= 202 for size in beside[1:]), "the first one knows no better"
+
+
 async def test_a_prompt_begins_with_more_than_a_crumb(clockwork: Clockwork) -> None:
     """Where another one has left little room: a small part takes nearly as long as a whole one."""
     runner = clockwork

@@ -171,6 +171,33 @@ def test_what_a_prompt_shares_with_one_before_it_is_not_read_again(model, prompt
     assert driver.answers[request] == alone(model, list(prompt), 5)
 
 
+def test_conversations_side_by_side_find_themselves(model: PreTrainedModel) -> None:
+    """Both fit, as long as what one has outgrown is not kept."""
+    driver = Driver(HfRunner(ModelRows(model, 4, 90), 4, Limits(90, 97), []))
+    found = {}
+    for turn in range(1, 5):
+        for first in (1, 2):
+            request = driver.admit([first, *range(10 * turn)], 1)
+            found[first, turn] = request.position
+            driver.step(100)
+    assert [found[first, turn] for turn in range(2, 5) for first in (1, 2)] == [11, 11, 21, 21, 31, 31]
+
+
+def test_who_leaves_in_the_middle_of_a_shared_prompt_takes_nothing_along(model: PreTrainedModel) -> None:
+    driver = Driver(HfRunner(ModelRows(model, 3, 90), 3, Limits(90, 97), []))
+    driver.admit(TEXT, 1)
+    driver.step(100)
+    leaving, staying = (driver.admit([*TEXT, *range(first, first + 9)], 5) for first in (50, 60))
+    driver.step(4)
+    driver.end(leaving)
+    later = driver.admit([*TEXT, 70], 5)
+    assert later.position == 40
+    while driver.running:
+        driver.step(4)
+    for request in (staying, later):
+        assert driver.answers[request] == alone(model, request.prompt, 5)
+
+
 def test_no_more_is_kept_than_fits_into_a_slot(model: PreTrainedModel) -> None:
     rows = ModelRows(model, 3, 90)
     driver = Driver(HfRunner(rows, 3, Limits(90, 97), []))
@@ -274,22 +301,25 @@ class ShortOfMemory(ModelRows):
 
     def __init__(self, model: PreTrainedModel, slots: int, error: RuntimeError) -> None:
         super().__init__(model, slots, 2048)
-        self.error, self.fails = error, ""
+        self.error, self.fails, self.fails_while_kept = error, "", ""
+        self.failures = 0
 
     def read(self, parts: Mapping[int, Part], keep: int = 1) -> torch.Tensor:
         if self.fails == "read" and any(len(part.tokens) > 30 for part in parts.values()):
             raise self.error
-        if self.fails == "keep" and self._kept:
-            super().read(parts, keep)
+        if self.fails_while_kept == "first layer" and self._kept:
+            ((number, part),) = parts.items()
+            layer = self._begun(number, part.begin).layers[0]
+            layer.update(layer.keys[:, :, :1], layer.values[:, :, :1])
+            self.failures += 1
             raise self.error
         return super().read(parts, keep)
 
-    def share(self, number: int, other: int, length: int) -> None:
-        if self.fails == "share":
-            raise self.error
-        super().share(number, other, length)
-
     def decode(self, tokens: Sequence[int]) -> torch.Tensor:
+        if self.fails_while_kept == "decode" and self._kept:
+            self.failures += 1
+            self._cache.layers[0].grow(300, 2048)
+            raise self.error
         if self.fails == "decode":
             self._cache.layers[0].grow(300, 2048)
             raise self.error
@@ -351,16 +381,17 @@ async def test_without_memory_requests_end_and_the_engine_goes_on(model: PreTrai
     await engine.close()
 
 
-@pytest.mark.parametrize("where", ["keep", "share"])
-def test_what_is_kept_goes_before_a_prompt_fails(model: PreTrainedModel, where: str) -> None:
-    """Also when a part of the layers has read it."""
+@pytest.mark.parametrize("where", ["first layer", "decode"])
+def test_what_is_kept_goes_before_anybody_fails(model: PreTrainedModel, where: str) -> None:
+    """Also when the first layer has read a prompt already."""
     rows = ShortOfMemory(model, 2, torch.OutOfMemoryError("CUDA out of memory"))
     driver = Driver(HfRunner(rows, 2, Limits(90, 97), []))
     driver.admit(TEXT, 1)
     driver.step(100)
-    rows.fails = where
-    requests = [driver.admit([*TEXT, first, 5], 5) for first in (50, 60)]
+    rows.fails_while_kept = where
+    request = driver.admit([*TEXT, 50, 5], 5)
+    assert request.position == 40
     while driver.running:
         driver.step(100)
-    for request in requests:
-        assert driver.answers[request] == alone(model, request.prompt, 5)
+    assert rows.failures == 1
+    assert driver.answers[request] == alone(model, request.prompt, 5)
