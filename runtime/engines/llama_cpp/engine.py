@@ -110,7 +110,8 @@ class LlamaRunner(Runner):
             return slot, common[slot]
         empty, taken = self._empty(), [sequence.slot for sequence in self._sequences.values()]
         if not empty:
-            return next(iter(self._left)), 0
+            oldest = next(iter(self._left))
+            return oldest, common.get(oldest, 0)
         return min(empty, key=lambda slot: min((abs(slot - other) for other in taken), default=0)), 0
 
     def _empty(self) -> list[int]:

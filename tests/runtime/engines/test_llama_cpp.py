@@ -151,6 +151,14 @@ async def test_what_a_prompt_shares_with_an_earlier_one_is_not_computed_again(mo
     _, computed = await answer(engine, longer)
     assert computed == 1
     whole = len(engine.tokenizer.encode(longer))
+    begin = "Be kind. Be brief."
+    for text in (mine, other):
+        await answer(engine, begin + text)
+    _, computed = await answer(engine, begin + longer[::-1])  # no slot is mostly this, but all begin with it
+    saved = len(engine.tokenizer.encode(begin + longer[::-1])) - computed
+    assert saved >= len(engine.tokenizer.encode(begin)) - 1
+    _, computed = await answer(engine, longer)
+    assert computed == whole, "it begins like neither of those that are left"
     for owner, computed in (("a", whole), ("a", 1), ("b", whole), ("b", 1), ("a", 1)):
         assert await answer(engine, longer, owner) == (warm, computed), "what others have asked cannot be timed"
     added.clear()
