@@ -146,13 +146,12 @@ class HfRunner(Runner):
         tokens = [request.pending[0] for request in under_way]
         try:
             with memory():
-                logits = self._rows.decode(tokens)
+                return dict(zip(under_way, self._rows.decode(tokens), strict=True))
         except EngineMemoryError:
             if not self._kept or not self._rows.is_even():
                 raise
-            self._drop_all()
-            logits = self._rows.decode(tokens)
-        return dict(zip(under_way, logits, strict=True))
+        self._drop_all()
+        return dict(zip(under_way, self._rows.decode(tokens), strict=True))
 
     def _read(self, new: Mapping[Request, int]) -> tuple[dict[Request, torch.Tensor], dict[Request, EngineError]]:
         """Parts of prompts; the last logits of those that are through, and who there was no memory for."""
