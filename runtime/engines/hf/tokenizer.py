@@ -22,7 +22,8 @@ def load_tokenizer(folder: Path, **options: Any) -> "HfTokenizer":
     said = loaded.chat_template
     templates = said if isinstance(said, dict) else {"default": said}
     named = {name: text for name, text in loaded.special_tokens_map.items() if isinstance(text, str)}
-    return HfTokenizer(loaded.backend_tokenizer, templates.get("default"), named, templates.get("tool_use"))
+    default, for_tools = (templates.get(name) or None for name in ("default", "tool_use"))
+    return HfTokenizer(loaded.backend_tokenizer, default, named, for_tools)
 
 
 def load_whole_tokenizer(folder: Path, **options: Any) -> "WholeTokenizer":

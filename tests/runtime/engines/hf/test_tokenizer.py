@@ -18,6 +18,7 @@ from runtime.engines.hf.tokenizer import load_tokenizer
         ({"default": "A", "rag": "C"}, ("A", None)),
         ({"tool_use": "B"}, (None, "B")),
         (None, (None, None)),
+        ("", (None, None)),
     ],
 )
 def test_chat_templates(tmp_path: Path, said, expected: tuple[str | None, str | None], in_files: bool) -> None:
