@@ -221,7 +221,7 @@ class Scheduler:
         self.changes: deque[Configure] = deque()
         self.news: list[News] = []
         self.step_s = 0.0
-        """Seconds that the last step took that read no prompt."""
+        """Seconds that the last step took that read no prompt, or a later one beside a prompt, where that was less."""
         self.token_s = _STALL_S / _LEAST_TOKENS
         """Seconds that each token of a prompt adds to a step, as in the last one that read enough of them to tell."""
 

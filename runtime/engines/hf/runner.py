@@ -136,7 +136,7 @@ class HfRunner(Runner):
                 yield
         except EngineMemoryError:
             self._kept.clear()
-            self._rows.resize(self.slots)
+            self._rows.resize(self.slots)  # for the same shapes: nothing is to be compiled
             raise
 
     def _decode(self, under_way: Sequence[Request]) -> dict[Request, torch.Tensor]:
@@ -247,19 +247,18 @@ def _of_like_length(shares: Mapping[Request, int], most: int) -> list[list[Reque
     No one's share is longer than twice another's, as what is shorter is padded or read again, and neither is the prompt
     so far. Those that are echoed keep to themselves.
     """
+
+    def fits(request: Request, group: Sequence[Request]) -> bool:
+        shortest = group[0]
+        ends = [each.position + shares[each] for each in (request, *group)]
+        is_like = shares[request] <= 2 * shares[shortest] and max(ends) <= 2 * min(ends)
+        return is_like and request.sampling.echo == shortest.sampling.echo and max(ends) * len(ends) <= most
+
     groups: list[list[Request]] = []
     for request in sorted(shares, key=lambda each: shares[each]):
-        for group in groups:
-            shortest = group[0]
-            ends = [each.position + shares[each] for each in (request, *group)]
-            if (
-                request.sampling.echo == shortest.sampling.echo
-                and shares[request] <= 2 * shares[shortest]
-                and max(ends) <= 2 * min(ends)
-                and max(ends) * len(ends) <= most
-            ):
-                group.append(request)
-                break
-        else:
+        group = next((group for group in groups if fits(request, group)), None)
+        if group is None:
             groups.append([request])
+        else:
+            group.append(request)
     return groups

@@ -49,14 +49,6 @@ def _asked(layers: int | None, gpus: float) -> tuple[LlamaKwargs, ModelArguments
     return LlamaKwargs(n_gpu_layers=layers), arguments.model_copy(update={"scaling_config": scaling})
 
 
-LOADING = """
-from pathlib import Path
-from runtime.engines.contract import Batching, load
-from tests.runtime.support import arguments_for
-load(arguments_for({"type": "llamaCpp"}), Path("is-nowhere"), Batching(1))
-"""
-
-
 @pytest.mark.parametrize(("named", "expected"), [(["default", "tool_use"], ("A", "B")), (["default"], ("A", None))])
 def test_templates_with_names(tmp_path, named: list[str], expected: tuple[str, str | None]) -> None:
     """Written as the tools that convert models write them."""
@@ -67,6 +59,14 @@ def test_templates_with_names(tmp_path, named: list[str], expected: tuple[str, s
     tokenizer = GgufTokenizer(model)
     assert (tokenizer.chat_template, tokenizer.tool_template) == expected
     model.close()
+
+
+LOADING = """
+from pathlib import Path
+from runtime.engines.contract import Batching, load
+from tests.runtime.support import arguments_for
+load(arguments_for({"type": "llamaCpp"}), Path("is-nowhere"), Batching(1))
+"""
 
 
 @pytest.mark.parametrize("node, expected", [({}, "1000"), ({"GOMP_SPINCOUNT": "77"}, "77")])

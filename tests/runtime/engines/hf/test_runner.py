@@ -209,7 +209,7 @@ def test_no_more_is_kept_than_fits_into_a_slot(model: PreTrainedModel) -> None:
 
     assert [seen(first, 30) for first in (1, 2, 3)] == [0, 0, 0]
     assert seen(1, 20) == 19, "of use, and so the last to go"
-    assert [len(cache) and cache.get_seq_length() for cache in rows._kept.values()] == [30, 30, 20]
+    assert [cache.get_seq_length() for cache in rows._kept.values()] == [30, 30, 20]
     assert seen(2, 80) == 0
     assert list(driver.runner._kept) == list(rows._kept) == [4]
     driver.runner.resize(2)
