@@ -221,7 +221,7 @@ class Scheduler:
         self.changes: deque[Configure] = deque()
         self.news: list[News] = []
         self.step_s = 0.0
-        """Seconds that the last step took that read no prompt, or a later one beside a prompt, where that was less."""
+        """Seconds that the last step took that read no prompt, unless a later one shows that it was a slow one."""
         self.token_s = _STALL_S / _LEAST_TOKENS
         """Seconds that each token of a prompt adds to a step, as in the last one that read enough of them to tell."""
 
@@ -373,13 +373,13 @@ class Scheduler:
     def _note(self, seconds: float, shares: Mapping[Request, int]) -> None:
         """How long a step took, where that tells what another one will take."""
         read = [share for request, share in shares.items() if not request.generated]
+        others_s = self.step_s if len(read) < len(shares) else 0.0
         if not read:
             self.step_s = seconds
+        elif seconds < others_s:
+            self.step_s = max(0.0, seconds - sum(read) * self.token_s)
         elif sum(read) >= _LEAST_TOKENS:
-            if len(read) < len(shares):
-                self.step_s = min(self.step_s, seconds)
-                seconds -= self.step_s
-            self.token_s = max(seconds / sum(read), _STALL_S / self.runner.step_tokens)
+            self.token_s = max((seconds - others_s) / sum(read), _STALL_S / self.runner.step_tokens)
 
     def _look_ahead(self) -> None:
         """End the answers that cannot go on, as far as their matchers can tell: that is known before the step."""
