@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import torch
 
-from runtime.engines.batching import Request, Runner, common_length
 from runtime.engines.contract import Limits, ScoredToken
 from runtime.engines.hf.rows import ModelRows, Part
 from runtime.engines.hf.sampling import Sampler, scored
+from runtime.engines.scheduler import Request, Runner, common_length
 from runtime.errors import EngineError, EngineMemoryError
 
 _STEP_TOKENS = 512

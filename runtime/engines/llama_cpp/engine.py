@@ -8,12 +8,13 @@ from pathlib import Path
 import llama_cpp
 
 from runtime.application import ModelArguments
-from runtime.engines.batching import BatchingEngine, Request, Runner, common_length
+from runtime.engines.batching import BatchingEngine
 from runtime.engines.contract import Batching, Engine, Limits
 from runtime.engines.embedding import EmbeddingEngine
 from runtime.engines.llama_cpp import LlamaCpp, LlamaKwargs
 from runtime.engines.llama_cpp.embedding import LlamaEncoder, WholeGgufTokenizer
 from runtime.engines.llama_cpp.model import Context, GgufTokenizer, Model, Sampler, scored
+from runtime.engines.scheduler import Request, Runner, common_length
 from runtime.errors import ConfigError, EngineDeadError, EngineError
 from runtime.weights.sources import model_file
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
-from runtime.engines.batching import BatchingEngine, Request
+from runtime.engines.batching import BatchingEngine
 from runtime.engines.contract import Batching, Limits, Sampling, ScoredToken
 from runtime.engines.hf.rows import ModelRows, Part
 from runtime.engines.hf.runner import HfRunner
+from runtime.engines.scheduler import Request
 from runtime.errors import EngineMemoryError
 from tests.runtime.support import ByteTokenizer
 

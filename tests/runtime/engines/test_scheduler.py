@@ -3,13 +3,14 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from types import SimpleNamespace
 
 import pytest
 
-from runtime.engines.batching import BatchingEngine, Request, Runner
+from runtime.engines.batching import BatchingEngine
 from runtime.engines.contract import Batching, Constraint, EndToken, Limits, Sampling, ScoredToken
+from runtime.engines.scheduler import Request, Runner
 from runtime.errors import EngineDeadError, EngineError, EngineMemoryError, GrammarError
 from tests.runtime.support import ByteTokenizer, first_token
 
@@ -56,12 +57,33 @@ async def answer(engine: BatchingEngine, prompt: int, length: int, constraint: C
     return [token async for batch in engine.generate([1] * prompt, sampling) for token in batch]
 
 
+async def ask_during_a_step(
+    engine: BatchingEngine, runner: Clockwork, *answers: Awaitable[list[int]], slow_s: float = 0.0
+) -> list[list[int]]:
+    """All of them are there when it is over, and it takes so much longer."""
+    begun, over = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        begun.set()
+        over.wait()
+
+    runner.wait = wait
+    await asyncio.to_thread(begun.wait)
+    asking = asyncio.gather(*answers)
+    while engine._scheduler.inbox.qsize() < len(answers):
+        await asyncio.sleep(0)
+    runner.now += slow_s
+    runner.wait = lambda: None
+    over.set()
+    return await asking
+
+
 @pytest.fixture
 def clockwork(monkeypatch) -> Clockwork:
     """With two slots, and the scheduler by its clock, so that a busy machine changes nothing."""
     runner = Clockwork(2)
     runner.sleep_s = TOKEN_S / 10
-    monkeypatch.setattr("runtime.engines.batching.time", SimpleNamespace(monotonic=lambda: runner.now))
+    monkeypatch.setattr("runtime.engines.scheduler.time", SimpleNamespace(monotonic=lambda: runner.now))
     return runner
 
 
@@ -73,7 +95,7 @@ async def test_a_long_prompt_does_not_hold_up_answers_under_way(clockwork: Clock
     engine = BatchingEngine(runner, ByteTokenizer(), Batching(2))
     running = engine.generate([1] * 4, Sampling(5000))
     await first_token(running)
-    assert len(await answer(engine, 2000, 2)) == 2
+    assert await ask_during_a_step(engine, runner, answer(engine, 2000, 2)) == [[7, 7]]
     await running.aclose()
     await engine.close()
     beside = [sum(shares.values()) for shares in runner.steps if len(shares) == 2]
@@ -88,21 +110,7 @@ async def test_one_slow_step_does_not_make_prompts_seem_fast(clockwork: Clockwor
     engine = BatchingEngine(runner, ByteTokenizer(), Batching(2))
     running = engine.generate([1] * 40, Sampling(5000))
     await first_token(running)
-    slow, asked = threading.Event(), threading.Event()
-
-    def wait() -> None:
-        if not asked.is_set():
-            runner.now += 60
-            slow.set()
-            asked.wait()
-
-    runner.wait = wait
-    await asyncio.to_thread(slow.wait)
-    asking = asyncio.ensure_future(answer(engine, 2000, 2))
-    while engine._scheduler.inbox.empty():
-        await asyncio.sleep(0)
-    asked.set()
-    assert len(await asking) == 2
+    assert await ask_during_a_step(engine, runner, answer(engine, 2000, 2), slow_s=60) == [[7, 7]]
     await running.aclose()
     await engine.close()
     beside = [sum(shares.values()) for shares in runner.steps if len(shares) == 2]
@@ -116,9 +124,8 @@ async def test_a_prompt_begins_with_more_than_a_crumb(clockwork: Clockwork) -> N
     engine = BatchingEngine(runner, ByteTokenizer(), Batching(4))
     running = engine.generate([1] * 40, Sampling(5000))
     await first_token(running)
-    runner.steps.clear()
-    runner.wait = lambda: runner.steps[1:] or time.sleep(0.2)  # so that all of them are there
-    assert await asyncio.gather(*(answer(engine, length, 1) for length in (190, 30, 14))) == [[7]] * 3
+    answers = (answer(engine, length, 1) for length in (190, 30, 14))
+    assert await ask_during_a_step(engine, runner, *answers) == [[7]] * 3
     await running.aclose()
     await engine.close()
     read = [[share for request, share in shares.items() if len(request.prompt) != 40] for shares in runner.steps]
@@ -190,10 +197,10 @@ async def test_an_echo_reads_its_prompt_beside_answers_under_way_and_can_be_canc
 async def test_a_step_that_hangs_is_not_healthy() -> None:
     runner = Clockwork(1)
     engine = BatchingEngine(runner, ByteTokenizer(), Batching(1))
-    hang = threading.Event()
-    runner.wait = hang.wait
+    begun, hang = threading.Event(), threading.Event()
+    runner.wait = lambda: begun.set() or hang.wait()
     asking = asyncio.ensure_future(answer(engine, 4, 2))
-    await asyncio.sleep(0.05)
+    await asyncio.to_thread(begun.wait)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(engine.check_health(), 0.3)
     hang.set()
@@ -221,30 +228,31 @@ async def test_an_answer_ends_with_its_grammar_or_with_an_error_of_its_own() -> 
 async def test_what_needs_no_other_slots_holds_at_once() -> None:
     """Nobody waits for answers under way because somebody edits a number."""
     engine = BatchingEngine(Clockwork(2), ByteTokenizer(), Batching(2))
-    running = asyncio.ensure_future(answer(engine, 4, 50_000))
-    await asyncio.sleep(0.05)
+    running = engine.generate([1] * 4, Sampling(50_000))
+    await first_token(running)
     await asyncio.wait_for(engine.configure(Batching(2, 0.5)), 10)
     assert len(await answer(engine, 4, 2)) == 2
-    assert not running.done()
     await engine.close()
-    with pytest.raises(EngineError):
-        await running
+    with pytest.raises(EngineDeadError):
+        while await anext(running):
+            pass
 
 
 async def test_an_answer_hears_of_its_slot_before_its_first_step() -> None:
     runner = Clockwork(1)
     runner.limits = Limits(100, 256)
     engine = BatchingEngine(runner, ByteTokenizer(), Batching(1))
-    gate = threading.Event()
-    runner.wait = gate.wait
+    steps = threading.Semaphore(0)
+    runner.wait = steps.acquire
     first, second = engine.generate([1] * 10, Sampling(50)), engine.generate([1] * 10, Sampling(50))
     assert await anext(first) == []
     waiting = asyncio.ensure_future(anext(second))
-    gate.set()
+    steps.release()
     await first_token(first)
-    assert 0.1 <= await engine.cache_use() <= 0.6
+    assert await engine.cache_use() == 0.1
     assert not waiting.done()
     await first.aclose()
+    steps.release(1000)
     assert await waiting == []
     await second.aclose()
     await engine.close()
