@@ -193,7 +193,8 @@ class S3Mirror:
         except (NoCredentialsError, PartialCredentialsError) as error:
             hint = f"{_KEYS_HINT}, or `s3_sync_args: [--no-sign-request]` for a public bucket"
             raise WeightsError(f"{name}: there are no credentials; {hint}") from error
-        except (BotoCoreError, HTTPError, S3UploadFailedError, OSError) as error:
+        except (BotoCoreError, HTTPError, S3UploadFailedError, OSError, ValueError) as error:
+            # A ValueError is how botocore takes a number or a date that is none.
             raise BrokenOffError(str(error) or type(error).__name__) from error
 
     def _refusal(self, name: str, code: str, status: str, permission: str, error: Exception) -> Exception:

@@ -152,7 +152,7 @@ def check_commit(request: Request, commit: str | None, mirror: str) -> None:
     if commit is None and request.commit and request.lock is None:
         raise WeightsError(f"{mirror} has no `hash`, and commit {request.commit[:12]} is asked for: lock the model")
     if request.commit and commit not in (None, request.commit):
-        raise WeightsError(f"{mirror} holds commit {str(commit)[:12]}, and {request.commit[:12]} is asked for")
+        raise WeightsError(f"{mirror} holds commit {commit}, and {request.commit} is asked for")
 
 
 def check_folder(request: Request, folder: Path) -> None:

@@ -96,6 +96,7 @@ class LeaderRows(SharedRows):
         for process in self.others:
             process.join(10)
             process.kill()
+            process.join()
         _part()
 
 

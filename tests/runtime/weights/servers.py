@@ -23,8 +23,11 @@ FAULTS = (
     "truncated",
     "bit flip",
     "wrong etag",
+    "no date",
     "slow",
 )
+_SENT = {"reset at 0%": 0.0, "reset at 50%": 0.5, "reset at 99%": 0.99, "truncated": 0.7}
+"""The part of a body that is sent before it breaks off."""
 
 
 class Seen(NamedTuple):
@@ -103,28 +106,40 @@ class _Faulty(_Quiet):
         upstream.close()
         for name in ("Transfer-Encoding", "Connection", "Server", "Date"):
             headers.pop(name, None)
+        if fault:
+            data = self._garbled(fault, data, headers)
         if self.command != "HEAD":
             headers["Content-Length"] = str(len(data))
-        if fault == "wrong etag":
-            headers["Etag"] = '"0123456789abcdef0123456789abcdef"'
-        if fault == "no next page":
-            data = re.sub(rb"<NextContinuationToken>.*?</NextContinuationToken>", b"", data)
-            headers["Content-Length"] = str(len(data))
-        if fault == "bit flip" and data:
-            place = random.Random(len(owner.faults)).randrange(len(data))
-            data = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+        part = self._part(data, fault)
+        # Before it is sent: whoever has it may count at once.
+        owner.seen.append(Seen(self.command, self.path, self.headers.get("Range"), len(part)))
         self.send_response(reply.status)
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
-        sent = self._send(data, fault)
-        owner.seen.append(Seen(self.command, self.path, self.headers.get("Range"), sent))
+        self._send(part, fault)
 
-    def _send(self, data: bytes, fault: str | None) -> int:
+    def _garbled(self, fault: str, data: bytes, headers: dict[str, str]) -> bytes:
+        """What becomes of a body, and of its headers."""
+        if fault == "wrong etag":
+            headers["Etag"] = '"0123456789abcdef0123456789abcdef"'
+        if fault == "no date":
+            headers["Last-Modified"] = "no date"
+            data = data.replace(b"<LastModified>2", b"<LastModified>x")
+        if fault == "no next page":
+            data = re.sub(rb"<NextContinuationToken>.*?</NextContinuationToken>", b"", data)
+        if fault == "bit flip" and data:
+            place = random.Random(len(self.owner.faults)).randrange(len(data))
+            data = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+        return data
+
+    def _part(self, data: bytes, fault: str | None) -> bytes:
+        """What of a body is sent."""
+        return b"" if self.command == "HEAD" else data[: int(len(data) * _SENT.get(fault or "", 1.0))]
+
+    def _send(self, data: bytes, fault: str | None) -> None:
         if self.command == "HEAD":
-            return 0
-        whole = {"reset at 0%": 0.0, "reset at 50%": 0.5, "reset at 99%": 0.99, "truncated": 0.7}.get(fault or "", 1.0)
-        data = data[: int(len(data) * whole)]
+            return
         with suppress(OSError):  # the client may have gone
             step = max(1, len(data) // 5) if fault == "slow" else max(1, len(data))
             for start in range(0, len(data), step):
@@ -134,10 +149,9 @@ class _Faulty(_Quiet):
             self.wfile.flush()
             if fault and fault.startswith("reset"):
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            if whole < 1:
+            if fault in _SENT:
                 self.close_connection = True
                 self.connection.shutdown(socket.SHUT_RDWR) if fault == "truncated" else self.connection.close()
-        return len(data)
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _pass_on
 
@@ -179,7 +193,10 @@ class _HubHandler(_Quiet):
             self._resolve(found[3])
         else:
             self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-        owner.seen.append(Seen(self.command, self.path, self.headers.get("Range"), self.sent))
+
+    def answer(self, status: int, body: bytes = b"", headers: dict[str, str] | None = None) -> None:
+        self.owner.seen.append(Seen(self.command, self.path, self.headers.get("Range"), self.sent))
+        super().answer(status, body, headers)
 
     def _info(self, repository: str, revision: str) -> None:
         owner = self.owner
