@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,36 +14,56 @@ from compiler.build.places import LOCK
 from compiler.diagnostics import ConfigErrors
 
 HOLDER = """
-import sys, time
+import sys
 from pathlib import Path
 from compiler.build.lock import locked
 with locked(Path(sys.argv[1]), print):
     print("held", flush=True)
-    time.sleep(float(sys.argv[2]))
+    sys.stdin.read()
 """
 
 
-def holder(root: Path, seconds: float) -> "subprocess.Popen[str]":
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, root, str(seconds)], stdout=subprocess.PIPE, text=True)
+def holder(root: Path) -> "subprocess.Popen[str]":
+    """A process that holds the lock until its input is closed."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, root], **pipes, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     return process
 
 
-def test_who_waits_is_told_for_whom_after_a_second(tmp_path: Path) -> None:
+def hold_for(seconds: float, process: "subprocess.Popen[str]", monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that goes on only while somebody sleeps."""
+    now = 0.0
+
+    def sleep(duration: float) -> None:
+        nonlocal now
+        now += duration
+        if now >= seconds:
+            process.communicate()
+
+    clock = SimpleNamespace(monotonic=lambda: now, sleep=sleep)
+    monkeypatch.setattr("compiler.build.lock.time", clock)
+
+
+def test_who_waits_is_told_for_whom_after_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    with holder(tmp_path, 1.5) as process, locked(tmp_path, told.append):
-        assert process.wait() == 0
+    with holder(tmp_path) as process:
+        hold_for(1.5, process, monkeypatch)
+        with locked(tmp_path, told.append):
+            assert process.returncode == 0
     assert told == [str(process.pid)]
 
 
-def test_a_short_wait_is_not_worth_a_word(tmp_path: Path) -> None:
-    with holder(tmp_path, 0.3), locked(tmp_path, lambda _: pytest.fail("told")):
-        pass
+def test_a_short_wait_is_not_worth_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with holder(tmp_path) as process:
+        hold_for(0.9, process, monkeypatch)
+        with locked(tmp_path, lambda _: pytest.fail("told")):
+            assert process.returncode == 0
 
 
 def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
-    with holder(tmp_path, 60) as process:
+    with holder(tmp_path) as process:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     with locked(tmp_path, lambda _: pytest.fail("waited")):

@@ -226,12 +226,14 @@ async def test_64_requests_at_once_keep_to_themselves(engine: Engine) -> None:
 
 async def test_a_full_queue_is_healthy(engine: Engine) -> None:
     endless = Sampling(max_new_tokens=900, min_new_tokens=900)
-    busy = [asyncio.ensure_future(tokens_of(engine, "Once", endless)) for _ in range(3 * SLOTS)]
-    await asyncio.sleep(0.5)
+    streams = [engine.generate(engine.tokenizer.encode("Once"), endless) for _ in range(SLOTS)]
+    await asyncio.gather(*(first_token(stream) for stream in streams))
+    waiting = [asyncio.ensure_future(tokens_of(engine, "Once", endless)) for _ in range(2 * SLOTS)]
+    await asyncio.sleep(0)  # they ask
     await asyncio.wait_for(engine.check_health(), 10)
-    for each in busy:
+    for each in waiting:
         each.cancel()
-    await asyncio.gather(*busy, return_exceptions=True)
+    await asyncio.gather(*waiting, *(stream.aclose() for stream in streams), return_exceptions=True)
 
 
 async def test_requests_keep_their_own_sampling(engine: Engine) -> None:
@@ -500,7 +502,8 @@ async def test_closing_an_answer_frees_its_slot(engine: Engine) -> None:
     streams = [engine.generate(engine.tokenizer.encode("Once"), endless) for _ in range(SLOTS)]
     await asyncio.gather(*(first_token(stream) for stream in streams))
     waiting = asyncio.create_task(text_of(engine, FRANCE))
-    await asyncio.sleep(0.2)
+    for _ in range(20):  # steps in which it would have been answered
+        await first_token(streams[0])
     assert not waiting.done()
     await streams[0].aclose()
     assert await asyncio.wait_for(waiting, 30) == PARIS
@@ -543,16 +546,19 @@ def tables_of(engine: Engine) -> list[Sized]:
 
 async def test_an_answer_says_when_it_has_a_slot_and_the_cache_how_full_it_is(engine: Engine) -> None:
     endless = Sampling(max_new_tokens=900, min_new_tokens=900)
-    streams = [engine.generate(engine.tokenizer.encode("Once"), endless) for _ in range(SLOTS + 1)]
+    streams = [engine.generate(engine.tokenizer.encode("Once"), endless) for _ in range(SLOTS)]
+    late = engine.generate(engine.tokenizer.encode("Once"), Sampling(0))  # no token can overtake what it waits for
     assert await engine.cache_use() == 0
-    await asyncio.gather(*(first_token(stream) for stream in streams[:-1]))
+    await asyncio.gather(*(first_token(stream) for stream in streams))
     used = await engine.cache_use()
     assert used is not None and 0 < used < 1
-    waiting = asyncio.ensure_future(anext(streams[-1]))
-    await asyncio.sleep(0.2)
+    waiting = asyncio.ensure_future(anext(late))
+    for _ in range(4):  # steps in which it would have been given a slot
+        await first_token(streams[0])
     assert not waiting.done()
     await streams[0].aclose()
     assert await asyncio.wait_for(waiting, 30) == []
+    await late.aclose()
     await asyncio.gather(*(stream.aclose() for stream in streams[1:]))
 
 

@@ -19,10 +19,11 @@ class LengthEncoder(Encoder):
 
     def __init__(self) -> None:
         self.calls: list[list[int]] = []
-        self.go = threading.Semaphore(0)
+        self.called, self.go = threading.Event(), threading.Semaphore(0)
         self.closed = False
 
     def encode(self, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
+        self.called.set()
         assert self.go.acquire(timeout=30)
         self.calls.append([len(prompt) for prompt in prompts])
         if [0] in prompts:
@@ -91,7 +92,7 @@ async def test_who_has_given_up_is_not_encoded(engine, encoder) -> None:
 
 async def test_a_call_that_hangs_is_not_healthy(engine, encoder) -> None:
     asked(engine, 1)
-    await asyncio.sleep(0)
+    assert await asyncio.to_thread(encoder.called.wait, 30)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(engine.check_health(), 0.2)
     encoder.go.release()

@@ -173,8 +173,9 @@ async def test_what_a_prompt_shares_with_an_earlier_one_is_not_computed_again(mo
 
 
 async def test_every_resize_is_answered() -> None:
-    engine = load(arguments_for({"type": "llamaCpp", "model_init_kwargs": {"n_ctx": 256}}), fetch().parent, Batching(2))
-    answers = engine.generate(engine.tokenizer.encode("Once upon"), Sampling(max_new_tokens=40, min_new_tokens=40))
+    initializer = {"type": "llamaCpp", "model_init_kwargs": {"n_ctx": 1024}}
+    engine = load(arguments_for(initializer), fetch().parent, Batching(2))
+    answers = engine.generate(engine.tokenizer.encode("Once upon"), Sampling(max_new_tokens=900, min_new_tokens=900))
     await first_token(answers)
     resizes = [asyncio.ensure_future(engine.configure(Batching(slots))) for slots in (3, 1)]
     await first_token(answers)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import AsyncIterator
 from random import Random
@@ -180,14 +181,17 @@ async def test_large_schemas_are_followed_as_far_as_that_costs_little(grammars: 
     assert time.process_time() - begin < 20
 
 
-async def test_others_are_served_while_a_grammar_is_tried(grammars: Grammars) -> None:
+async def test_others_are_served_while_a_grammar_is_tried(grammars: Grammars, monkeypatch: pytest.MonkeyPatch) -> None:
     await grammars.matcher(lark('start: "a"'))
+    served, tried = threading.Event(), subject.problem_with
+    monkeypatch.setattr(subject, "problem_with", lambda grammar: tried(grammar) if served.wait(60) else "")
     slow = asyncio.create_task(grammars.matcher(schema({"type": "integer", "multipleOf": 999_983})))
     await asyncio.sleep(0)
     for _ in range(100):
         await grammars.matcher(lark('start: "a"'))
         await asyncio.sleep(0)
     assert not slow.done()
+    served.set()
     with pytest.raises(GrammarError):
         await slow
 
