@@ -39,10 +39,13 @@ def cluster(dashboard_port: int) -> Cluster:
     return Cluster(1, dashboard_port, "token")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+@contextmanager
+def free_port() -> Iterator[int]:
+    """Nobody listens there, and nobody else gets it: who reuses addresses may bind it all the same."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind((HOST, 0))
+        yield held.getsockname()[1]
 
 
 @pytest.fixture
@@ -52,7 +55,8 @@ def state(tmp_path, monkeypatch):
 
 
 def test_no_ray_yet(state) -> None:
-    assert not command._our_ray_runs(cluster(free_port()))
+    with free_port() as port:
+        assert not command._our_ray_runs(cluster(port))
 
 
 def test_its_own_ray_is_known_and_anothers_is_left_alone(state) -> None:
@@ -70,8 +74,13 @@ def test_something_that_is_no_ray(state, answers) -> None:
 
 
 def test_a_taken_port_is_named_with_a_way_to_find_its_owner() -> None:
-    with server({}) as port, pytest.raises(DemoError, match=f"port {port}, needed for HTTP, is in use"):
-        command._refuse_taken_ports(Cluster(free_port(), free_port(), ""), port)
+    with (
+        free_port() as gcs,
+        free_port() as dashboard,
+        server({}) as port,
+        pytest.raises(DemoError, match=f"port {port}, needed for HTTP, is in use"),
+    ):
+        command._refuse_taken_ports(Cluster(gcs, dashboard, ""), port)
 
 
 def test_a_failed_application_ends_the_wait_with_rays_message() -> None:
@@ -94,12 +103,12 @@ def test_the_wait_has_an_end() -> None:
 
 def test_a_command_that_fails_shows_its_output() -> None:
     with pytest.raises(DemoError, match="`bash -c echo why; exit 3` failed:\nwhy"):
-        cluster(free_port()).run("bash", "-c", "echo why; exit 3")
+        cluster(1).run("bash", "-c", "echo why; exit 3")
 
 
 def test_a_ray_that_does_not_start_says_why(tmp_path) -> None:
-    with pytest.raises(DemoError, match=r"--nonsense` failed:\n(.*\n)*.*[Nn]o such option"):
-        Cluster(free_port(), free_port(), "").start(tmp_path / "ray.log", "--nonsense")
+    with free_port() as port, pytest.raises(DemoError, match=r"--nonsense` failed:\n(.*\n)*.*[Nn]o such option"):
+        cluster(port).start(tmp_path / "ray.log", "--nonsense")
 
 
 def test_stop_ends_a_session_whole_and_nothing_else() -> None:

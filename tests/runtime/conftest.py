@@ -1,7 +1,7 @@
 """Fixtures over the scripted engine."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -29,14 +29,35 @@ def make_replica(engine, monkeypatch, tmp_path):
 
 
 @pytest.fixture
-async def advance() -> Callable[[float], None]:
-    """Puts the event loop's clock forward by so many seconds, for good: what is due by then happens next."""
-    loop, shift = asyncio.get_running_loop(), [0.0]
-    real = loop.time
-    loop.time = lambda: real() + shift[0]
+async def advance() -> AsyncIterator[Callable[[float], None]]:
+    """Puts the event loop's clock forward by so many seconds, for good: what is due by then happens next.
+
+    Between two calls it stands still, so that what has a second left has it on a slow machine too.
+    """
+    loop = asyncio.get_running_loop()
+    real, now = loop.time, loop.time()
+    loop.time = lambda: now
 
     def advance(seconds: float) -> None:
-        shift[0] += seconds
+        nonlocal now
+        now += seconds
         loop.call_soon(lambda: None)  # so that the loop, should it wait, looks at its clock
 
-    return advance
+    yield advance
+    ahead = now - real()
+    loop.time = lambda: real() + ahead  # it goes on, for what has to end
+
+
+@pytest.fixture
+async def leap() -> Callable[[float], None]:
+    """As `advance`, with a clock that goes on between two calls."""
+    loop, shift = asyncio.get_running_loop(), 0.0
+    real = loop.time
+    loop.time = lambda: real() + shift
+
+    def leap(seconds: float) -> None:
+        nonlocal shift
+        shift += seconds
+        loop.call_soon(lambda: None)
+
+    return leap

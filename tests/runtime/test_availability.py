@@ -31,8 +31,8 @@ class Cluster:
         self.shown: list[int] = []
         self.skipped = 0.0
         loop = asyncio.get_running_loop()
-        real = loop.time
-        monkeypatch.setattr(loop, "time", lambda: real() + self.skipped)
+        now = loop.time()
+        monkeypatch.setattr(loop, "time", lambda: now + self.skipped)
         # Its own, not everybody's: servers of other tests sleep on threads of theirs.
         self.asyncio = SimpleNamespace(**{**vars(asyncio), "sleep": self.sleep})
         monkeypatch.setattr(availability, "asyncio", self.asyncio)
@@ -61,7 +61,7 @@ async def test_who_has_waited_for_a_look_in_vain_is_the_last_who_does(monkeypatc
     await cluster.availability.wait_for(MODEL, 0)
     blocked = threading.Event()
     monkeypatch.setattr(cluster.availability, "_look", lambda: blocked.wait(30))
-    monkeypatch.setattr(availability, "LOOK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(availability, "LOOK_TIMEOUT_S", 0)
     waits = []
 
     async def counted(tasks, **more):
@@ -137,7 +137,7 @@ async def test_what_has_scaled_to_zero_is_asked_for_once_however_many_want_it(mo
     while cluster.availability._waking:
         await asyncio.wait([asyncio.ensure_future(asyncio.to_thread(int))])
     cluster.conditions = [READY]
-    cluster.skipped += 2 * LOOK_AGE_S
+    cluster.skipped += 3 * LOOK_AGE_S
     await cluster.availability.wait_for(MODEL, 0)
     assert cluster.woken == ["acme/model"]
 

@@ -92,6 +92,7 @@ async def test_silence_is_a_heartbeat_each_time(advance) -> None:
             advance(1.1)
             assert await waiting == []
         gate.set()
+        advance(0.1)  # the next write's turn has come
         assert await anext(pieces) == [Delta("a", 1)]
 
 

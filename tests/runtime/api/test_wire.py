@@ -116,7 +116,7 @@ async def test_200_at_once_are_refused_at_once_but_for_nine(port, served, engine
     assert served._admission.inside == 0
 
 
-async def test_clients_that_do_not_read_hold_little_and_nobody_up(port, served, engine, advance) -> None:
+async def test_clients_that_do_not_read_hold_little_and_nobody_up(port, served, engine, leap) -> None:
     """Eight of them, each with a long answer; the ninth place serves others. In the end they are cut."""
     pulled, pieces = Counter(), 2_000
     engine.tokenizer.piece = lambda token: bytes([token]) * 1_000
@@ -142,7 +142,7 @@ async def test_clients_that_do_not_read_hold_little_and_nobody_up(port, served, 
     assert max(pulled.values()) < pieces  # nobody has taken in all of an answer that nobody reads
     for reader, _ in slow:
         assert len(await reader.read(100)) > 0  # a byte now and then is reading
-    advance(sse.STALL_S + 1)
+    leap(sse.STALL_S + 1)
     await until(lambda: engine.running == served._admission.inside == 0)
     for _, writer in slow:
         writer.transport.abort()
