@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import random
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -49,6 +50,7 @@ import sys
 from huggingface_hub import snapshot_download
 snapshot_download(sys.argv[1], cache_dir=sys.argv[2])
 """
+CHECK = "find '{target}' -type f | xargs -P 2 -n 1 openssl dgst -sha256"
 NOTHING = "import huggingface_hub, boto3, runtime.weights.sources"
 
 
@@ -118,28 +120,13 @@ def _commands(lock: Path) -> dict[str, list[str]]:
         "llm-serve, from the hub": [*ours, "", URL, str(lock), REPOSITORY],
         "huggingface_hub": [sys.executable, "-c", HUB, REPOSITORY, "{target}"],
     }
+    to = ["--endpoint-url", URL]
     if (TOOLS / "aws").exists():
-        commands["aws s3 sync"] = [
-            str(TOOLS / "aws"),
-            "--endpoint-url",
-            URL,
-            "s3",
-            "sync",
-            "--quiet",
-            address,
-            "{target}",
-        ]
+        commands["aws s3 sync"] = [str(TOOLS / "aws"), *to, "s3", "sync", "--quiet", address, "{target}"]
     if (TOOLS / "s5cmd").exists():
-        commands["s5cmd sync"] = [
-            str(TOOLS / "s5cmd"),
-            "--endpoint-url",
-            URL,
-            "--log",
-            "error",
-            "sync",
-            f"{address}*",
-            "{target}/",
-        ]
+        sync = [str(TOOLS / "s5cmd"), *to, "--log", "error", "sync", f"{address}*", "{target}/"]
+        commands["s5cmd sync"] = sync
+        commands["s5cmd sync, then openssl"] = ["sh", "-c", f"{shlex.join(sync)} && {CHECK}"]
     return commands
 
 

@@ -16,7 +16,6 @@ from runtime.errors import WeightsError
 from runtime.weights.digests import Digest
 from runtime.weights.remote import BrokenOffError, Pace, RemoteFile
 
-_CHUNK = 1 << 20
 _SILENT_S = 60.0
 _LATER = {408, 429, 500, 502, 503, 504}
 _DEFAULT = "https://huggingface.co"
@@ -95,7 +94,7 @@ class Hub:
             session = self._library.utils.get_session()
             with session.stream("GET", location, headers=headers, timeout=_SILENT_S) as answer:
                 self._check(answer, file, f"bytes {start}-{end - 1}/{file.size}", (start, end) == (0, file.size))
-                yield answer.iter_raw(_CHUNK)
+                yield answer.iter_raw()
 
     def _location(self, file: RemoteFile) -> str:
         """Where the file's bytes are: the hub sends whoever asks for a large one to its storage, for an hour or so."""
