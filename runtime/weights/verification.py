@@ -150,7 +150,7 @@ def check_commit(request: Request, commit: str | None, mirror: str) -> None:
     if commit is not None and not _COMMIT.fullmatch(commit):
         raise WeightsError(f"{mirror}/hash: says {commit[:60]!r}, which is no commit; is it being filled?")
     if commit is None and request.commit and request.lock is None:
-        raise WeightsError(f"{mirror} has no `hash`, and commit {request.commit[:12]} is asked for: lock the model")
+        raise WeightsError(f"{mirror} has no `hash`, and commit {request.commit} is asked for: lock the model")
     if request.commit and commit not in (None, request.commit):
         raise WeightsError(f"{mirror} holds commit {commit}, and {request.commit} is asked for")
 

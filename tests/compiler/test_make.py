@@ -294,7 +294,8 @@ def test_two_edits_within_a_tick_of_the_clock_are_seen(tmp_path: Path, monkeypat
     text = "model_config: {{model_id: acme/a, max_input_words: {}, initialization: {{initializer: {{type: vLLM}}}}}}\n"
     file = write(tmp_path, {"registry/a.yaml": text.format(1)}) / "registry/a.yaml"
     times = (file.stat().st_atime_ns, file.stat().st_mtime_ns)
-    monkeypatch.setattr(snapshot, "now_ns", lambda: times[1])  # however long it takes until the build begins
+    a_tick_later = times[1] + 10_000_000  # by the clock, however late the build begins
+    monkeypatch.setattr(snapshot, "now_ns", lambda: a_tick_later)
     build(tmp_path)
     with file.open("r+") as stream:  # the same inode and size, and the same time of change
         stream.write(text.format(2))

@@ -40,8 +40,8 @@ def cluster(dashboard_port: int) -> Cluster:
 
 
 @contextmanager
-def free_port() -> Iterator[int]:
-    """Nobody listens there, and nobody else gets it: who reuses addresses may bind it all the same."""
+def unused_port() -> Iterator[int]:
+    """Held, so that nobody else gets it; as nobody listens, Linux lets who reuses addresses bind it all the same."""
     with socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind((HOST, 0))
@@ -55,7 +55,7 @@ def state(tmp_path, monkeypatch):
 
 
 def test_no_ray_yet(state) -> None:
-    with free_port() as port:
+    with unused_port() as port:
         assert not command._our_ray_runs(cluster(port))
 
 
@@ -75,8 +75,8 @@ def test_something_that_is_no_ray(state, answers) -> None:
 
 def test_a_taken_port_is_named_with_a_way_to_find_its_owner() -> None:
     with (
-        free_port() as gcs,
-        free_port() as dashboard,
+        unused_port() as gcs,
+        unused_port() as dashboard,
         server({}) as port,
         pytest.raises(DemoError, match=f"port {port}, needed for HTTP, is in use"),
     ):
@@ -107,8 +107,12 @@ def test_a_command_that_fails_shows_its_output() -> None:
 
 
 def test_a_ray_that_does_not_start_says_why(tmp_path) -> None:
-    with free_port() as port, pytest.raises(DemoError, match=r"--nonsense` failed:\n(.*\n)*.*[Nn]o such option"):
-        cluster(port).start(tmp_path / "ray.log", "--nonsense")
+    with (
+        unused_port() as gcs,
+        unused_port() as dashboard,
+        pytest.raises(DemoError, match=r"--nonsense` failed:\n(.*\n)*.*[Nn]o such option"),
+    ):
+        Cluster(gcs, dashboard, "").start(tmp_path / "ray.log", "--nonsense")
 
 
 def test_stop_ends_a_session_whole_and_nothing_else() -> None:

@@ -57,7 +57,7 @@ LAYERS = {
         ("runtime.application",),
         ("runtime.engines.contract",),
         ("runtime.engines.grammar",),
-        ("runtime.engines.scheduler",),
+        ("runtime.engines.scheduler", "runtime.engines.prefix"),
         ("runtime.engines.batching", "runtime.engines.embedding"),
         ("runtime.text", "runtime.weights", "runtime.access"),
         ("runtime.engines.hf",),

@@ -32,7 +32,8 @@ def make_replica(engine, monkeypatch, tmp_path):
 async def advance() -> AsyncIterator[Callable[[float], None]]:
     """Puts the event loop's clock forward by so many seconds, for good: what is due by then happens next.
 
-    Between two calls it stands still, so that what has a second left has it on a slow machine too.
+    Between two calls it stands still, so that what has a second left has it on a slow machine too. No `asyncio.timeout`
+    ends then.
     """
     loop = asyncio.get_running_loop()
     real, now = loop.time, loop.time()
@@ -50,7 +51,7 @@ async def advance() -> AsyncIterator[Callable[[float], None]]:
 
 @pytest.fixture
 async def leap() -> Callable[[float], None]:
-    """As `advance`, with a clock that goes on between two calls."""
+    """As `advance`, with a clock that goes on between two calls, for tests with a real server, which goes by it."""
     loop, shift = asyncio.get_running_loop(), 0.0
     real = loop.time
     loop.time = lambda: real() + shift

@@ -96,7 +96,7 @@ class LeaderRows(SharedRows):
         for process in self.others:
             process.join(10)
             process.kill()
-            process.join()
+            process.join(10)  # a killed one is a child until somebody has waited for it
         _part()
 
 

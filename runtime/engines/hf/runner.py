@@ -17,7 +17,8 @@ import torch
 from runtime.engines.contract import Limits, ScoredToken
 from runtime.engines.hf.rows import ModelRows, Part
 from runtime.engines.hf.sampling import Sampler, scored
-from runtime.engines.scheduler import Request, Runner, common_length
+from runtime.engines.prefix import common_length
+from runtime.engines.scheduler import Request, Runner
 from runtime.errors import EngineError, EngineMemoryError
 
 _STEP_TOKENS = 512

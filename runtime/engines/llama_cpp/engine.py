@@ -14,7 +14,8 @@ from runtime.engines.embedding import EmbeddingEngine
 from runtime.engines.llama_cpp import LlamaCpp, LlamaKwargs
 from runtime.engines.llama_cpp.embedding import LlamaEncoder, WholeGgufTokenizer
 from runtime.engines.llama_cpp.model import Context, GgufTokenizer, Model, Sampler, scored
-from runtime.engines.scheduler import Request, Runner, common_length
+from runtime.engines.prefix import common_length
+from runtime.engines.scheduler import Request, Runner
 from runtime.errors import ConfigError, EngineDeadError, EngineError
 from runtime.weights.sources import model_file
 

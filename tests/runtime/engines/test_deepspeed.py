@@ -5,6 +5,7 @@ import multiprocessing
 import re
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from demo.model import fetch_safetensors
 from runtime.application import ModelArguments
 from runtime.engines.contract import Batching, Engine, Sampling, load, meeting_place
 from runtime.engines.deepspeed.engine import _part, _share
+from runtime.engines.deepspeed.group import Channel, Order
 from runtime.engines.hf.loading import Source
 from runtime.errors import ConfigError, EngineDeadError
 from tests.runtime.support import arguments_for, first_token
@@ -43,9 +45,9 @@ def most_memory(process: int) -> int:
     return int(re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())[1]) << 10
 
 
-async def answer(engine: Engine) -> list[int]:
+async def answer(engine: Engine, prompt: str = "Once upon") -> list[int]:
     greedy = Sampling(16, 16, temperature=0)
-    return [token async for tokens in engine.generate(engine.tokenizer.encode("Once upon"), greedy) for token in tokens]
+    return [token async for tokens in engine.generate(engine.tokenizer.encode(prompt), greedy) for token in tokens]
 
 
 async def test_a_worker_that_dies_fails_what_runs_and_ends_the_engine() -> None:
@@ -72,6 +74,25 @@ async def test_both_shares_of_a_compiled_model_are_compiled() -> None:
     )
     tokens = [token async for batch in engine.generate(prompt, Sampling(16, temperature=0)) for token in batch]
     assert b"".join(map(engine.tokenizer.piece, tokens)) == b"The capital of France is Paris."
+    await engine.close()
+
+
+async def test_all_shares_go_on_from_a_prompt_that_they_have_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = await asyncio.to_thread(loaded, 2)
+    orders: list[tuple[Order, list[int]]] = []
+    send = Channel.send
+
+    def noted(channel: Channel, order: Order, numbers: Sequence[int]) -> None:
+        orders.append((order, list(numbers)))
+        send(channel, order, numbers)
+
+    monkeypatch.setattr(Channel, "send", noted)
+    text = "Once upon a time there was a fox who lived in a wood, and each morning it went down to the river to drink"
+    length = len(engine.tokenizer.encode(text))
+    assert await answer(engine, text) == await answer(engine, text)
+    reads = [numbers for order, numbers in orders if order == Order.READ]
+    assert [numbers[:4] for numbers in reads] == [[1, 0, 0, length], [1, 1, length - 1, 1]]
+    assert (Order.SHARE, [1, 0]) in orders
     await engine.close()
 
 

@@ -1,4 +1,4 @@
-"""What the scheduler decides, with a runner that takes a known time for each step and each token."""
+"""What the scheduler decides and its engine tells, with a runner that takes a known time for each step and token."""
 
 import asyncio
 import threading
@@ -65,12 +65,12 @@ async def ask_during_a_step(
 
     def wait() -> None:
         begun.set()
-        over.wait()
+        over.wait(30)
 
     runner.wait = wait
-    await asyncio.to_thread(begun.wait)
+    assert await asyncio.to_thread(begun.wait, 30)
     asking = asyncio.gather(*answers)
-    while engine._scheduler.inbox.qsize() < len(answers):
+    while engine._scheduler.inbox.qsize() < len(answers) and not asking.done():
         await asyncio.sleep(0)
     runner.now += slow_s
     runner.wait = lambda: None
@@ -93,7 +93,7 @@ async def test_a_long_prompt_does_not_hold_up_answers_under_way(clockwork: Clock
     runner = clockwork
     runner.step_s = step_s
     engine = BatchingEngine(runner, ByteTokenizer(), Batching(2))
-    running = engine.generate([1] * 4, Sampling(5000))
+    running = engine.generate([1] * 4, Sampling(50_000))
     await first_token(running)
     assert await ask_during_a_step(engine, runner, answer(engine, 2000, 2)) == [[7, 7]]
     await running.aclose()
@@ -108,7 +108,7 @@ async def test_a_long_prompt_does_not_hold_up_answers_under_way(clockwork: Clock
 async def test_one_slow_step_does_not_make_prompts_seem_fast(clockwork: Clockwork) -> None:
     runner = clockwork
     engine = BatchingEngine(runner, ByteTokenizer(), Batching(2))
-    running = engine.generate([1] * 40, Sampling(5000))
+    running = engine.generate([1] * 40, Sampling(50_000))
     await first_token(running)
     assert await ask_during_a_step(engine, runner, answer(engine, 2000, 2), slow_s=60) == [[7, 7]]
     await running.aclose()
@@ -122,7 +122,7 @@ async def test_a_prompt_begins_with_more_than_a_crumb(clockwork: Clockwork) -> N
     runner = clockwork
     runner.slots = 4
     engine = BatchingEngine(runner, ByteTokenizer(), Batching(4))
-    running = engine.generate([1] * 40, Sampling(5000))
+    running = engine.generate([1] * 40, Sampling(50_000))
     await first_token(running)
     answers = (answer(engine, length, 1) for length in (190, 30, 14))
     assert await ask_during_a_step(engine, runner, *answers) == [[7]] * 3
@@ -179,7 +179,7 @@ async def test_no_answer_and_no_echo_is_nothing() -> None:
 async def test_an_echo_reads_its_prompt_beside_answers_under_way_and_can_be_cancelled() -> None:
     runner = Echoes(2, length=1000)
     engine = BatchingEngine(runner, ByteTokenizer(), Batching(2))
-    running = engine.generate([1] * 4, Sampling(5000))
+    running = engine.generate([1] * 4, Sampling(50_000))
     await first_token(running)
     echo = engine.generate([1] * 50_000, Sampling(1, logprobs=0, echo=True))
     await first_token(echo)
@@ -198,9 +198,9 @@ async def test_a_step_that_hangs_is_not_healthy() -> None:
     runner = Clockwork(1)
     engine = BatchingEngine(runner, ByteTokenizer(), Batching(1))
     begun, hang = threading.Event(), threading.Event()
-    runner.wait = lambda: begun.set() or hang.wait()
+    runner.wait = lambda: begun.set() or hang.wait(30)
     asking = asyncio.ensure_future(answer(engine, 4, 2))
-    await asyncio.to_thread(begun.wait)
+    assert await asyncio.to_thread(begun.wait, 30)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(engine.check_health(), 0.3)
     hang.set()

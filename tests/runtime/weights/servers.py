@@ -126,6 +126,8 @@ class _Faulty(_Quiet):
         if fault == "no date":
             headers["Last-Modified"] = "no date"
             data = data.replace(b"<LastModified>2", b"<LastModified>x")
+        if fault == "no size":
+            data = data.replace(b"<Size>", b"<Sise>").replace(b"</Size>", b"</Sise>")
         if fault == "no next page":
             data = re.sub(rb"<NextContinuationToken>.*?</NextContinuationToken>", b"", data)
         if fault == "bit flip" and data:

@@ -101,7 +101,7 @@ def test_a_local_folder_is_held_against_the_lock(tmp_path: Path) -> None:
 
 def test_a_local_folder_is_held_against_the_commit_that_is_asked_for(tmp_path: Path) -> None:
     write_model(tmp_path)
-    with pytest.raises(ConfigError, match=r"has no `hash`, and commit dddddddddddd is asked for: lock the model"):
+    with pytest.raises(ConfigError, match=f"has no `hash`, and commit {'d' * 40} is asked for: lock the model"):
         in_place(tmp_path, None, revision="d" * 40)
     (tmp_path / "hash").write_text(f"{COMMIT}\n")
     with pytest.raises(ConfigError, match=f"holds commit {COMMIT}, and {'d' * 40} is asked for"):
