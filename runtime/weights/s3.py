@@ -83,7 +83,10 @@ class S3Mirror:
         def ask() -> str | None:
             with self._explained(key, missing_is_fine=True):
                 answer = self._ask(self._client.get_object, Key=key)
-                return str(answer["Body"].read(_CHUNK).decode("ascii", "replace").strip())
+                said: bytes = answer["Body"].read(_CHUNK)
+                if len(said) < min(answer["ContentLength"], _CHUNK):
+                    raise BrokenOffError(f"{answer['ContentLength'] - len(said)} bytes of `{HASH_FILE}` did not come")
+                return said.decode("ascii", "replace").strip()
             return None
 
         return self._pace.asked(ask, f"s3://{self._bucket}/{key}")

@@ -238,6 +238,13 @@ def test_a_list_that_cannot_be_read_is_asked_for_again(s3: FaultProxy, model, fa
         fetch(asked(s3, revision="dev"))
 
 
+def test_half_a_hash_is_asked_for_again(s3: FaultProxy, model) -> None:
+    put(s3, model)
+    s3.choose = lambda method, path: "truncated" if method == "GET" and "/hash" in path and not s3.faults else None
+    assert content(fetch(asked(s3, lock_of(model)))) == model
+    assert s3.faults == ["truncated"]
+
+
 def test_a_part_goes_on_where_it_broke_off(s3: FaultProxy, model) -> None:
     """Half of the requests break off in the middle: still hardly a byte comes twice."""
     put(s3, model)

@@ -71,10 +71,10 @@ def test_names_cannot_lead_out(tmp_path: Path, name: str) -> None:
         choose(tmp_path, name)
 
 
-def in_place(folder: Path, lock: WeightsLock | None, **initialization) -> Path:
+def in_place(folder: Path, lock: WeightsLock | None, engine: str = "SingleDevice", **initialization) -> Path:
     mirror = {"s3_mirror_config": {"bucket_uri": str(folder)}, **initialization}
     more = {"lock": lock.model_dump()} if lock else {}
-    return model_folder(arguments_for({"type": "SingleDevice"}, initialization=mirror, **more), Phases())
+    return model_folder(arguments_for({"type": engine}, initialization=mirror, **more), Phases())
 
 
 def test_a_local_folder_is_held_against_the_lock(tmp_path: Path) -> None:
@@ -97,6 +97,17 @@ def test_a_local_folder_is_held_against_the_lock(tmp_path: Path) -> None:
     (folder / "hash").write_text("d" * 40)
     with pytest.raises(ConfigError, match=f"holds commit {'d' * 40}, and {COMMIT} is asked for"):
         in_place(folder, lock)
+
+
+def test_a_locked_gguf_may_lie_beside_the_same_model_in_another_format(tmp_path: Path) -> None:
+    files = write_model(tmp_path)
+    (tmp_path / "model.gguf").write_bytes(gguf())
+    (tmp_path / "hash").write_text(f"{COMMIT}\n")
+    described = {name: data for name, data in files.items() if not name.endswith(".safetensors")}
+    lock = lock_of({**described, "model.gguf": gguf()})
+    assert in_place(tmp_path, lock, "llamaCpp") == tmp_path
+    with pytest.raises(ConfigError, match=r"model\.safetensors: is not in the lock, and an engine might load it"):
+        in_place(tmp_path, lock)
 
 
 def test_a_local_folder_is_held_against_the_commit_that_is_asked_for(tmp_path: Path) -> None:
