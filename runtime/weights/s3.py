@@ -84,8 +84,9 @@ class S3Mirror:
             with self._explained(key, missing_is_fine=True):
                 answer = self._ask(self._client.get_object, Key=key)
                 said: bytes = answer["Body"].read(_CHUNK)
-                if len(said) < min(answer["ContentLength"], _CHUNK):
-                    raise BrokenOffError(f"{answer['ContentLength'] - len(said)} bytes of `{HASH_FILE}` did not come")
+                missing = min(answer.get("ContentLength", 0), _CHUNK) - len(said)
+                if missing > 0:
+                    raise BrokenOffError(f"{missing} bytes of `{HASH_FILE}` did not come")
                 return said.decode("ascii", "replace").strip()
             return None
 
@@ -109,14 +110,12 @@ class S3Mirror:
         more = {"ContinuationToken": token} if token else {}
         with self._explained(self._prefix, "s3:ListBucket"):
             page = self._ask(self._client.list_objects_v2, Prefix=self._prefix, **more)
-        try:
-            return page, [self._listed(each) for each in page.get("Contents", [])]
-        except KeyError as error:
-            raise BrokenOffError(f"the list of its files has an entry without `{error.args[0]}`") from error
+        return page, [self._listed(each) for each in page.get("Contents", [])]
 
     def _listed(self, entry: dict[str, Any]) -> RemoteFile:
-        path = str(entry["Key"]).removeprefix(self._prefix)
-        return RemoteFile("" if path.endswith("/") else path, entry["Key"], entry["Size"], entry["ETag"])
+        key = _told(entry, "Key")
+        path = key.removeprefix(self._prefix)
+        return RemoteFile("" if path.endswith("/") else path, key, _told(entry, "Size"), _told(entry, "ETag"))
 
     def described(self, paths: Sequence[str]) -> list[RemoteFile]:
         """Files by their paths, without a look at the others. Raises WeightsError, also for one that is not there."""
@@ -131,9 +130,9 @@ class S3Mirror:
     def _describe(self, path: str, key: str) -> RemoteFile:
         with self._explained(key):
             answer = self._ask(self._client.head_object, Key=key)
-        etag, encryption = str(answer["ETag"]), answer.get("ServerSideEncryption", "AES256")
+        etag, encryption = _told(answer, "ETag"), answer.get("ServerSideEncryption", "AES256")
         digest = _md5(etag) if encryption == "AES256" and "SSECustomerAlgorithm" not in answer else None
-        return RemoteFile(path, key, answer["ContentLength"], etag, digest)
+        return RemoteFile(path, key, _told(answer, "ContentLength"), etag, digest)
 
     @contextmanager
     def read(self, file: RemoteFile, start: int, end: int) -> Iterator[Iterator[bytes | memoryview]]:
@@ -219,6 +218,13 @@ class S3Mirror:
             at = self._options.endpoint_url or f"AWS{os.environ.get('AWS_REGION', '') and ' in this region'}"
             return WeightsError(f"{name}: is not there, says {at}")
         return WeightsError(f"{name}: {error}")
+
+
+def _told(answer: dict[str, Any], field: str) -> Any:
+    """What an answer says of a file. Raises BrokenOffError where it does not."""
+    if field not in answer:
+        raise BrokenOffError(f"the answer has no `{field}`")
+    return answer[field]
 
 
 def _pieces(body: Any) -> Iterator[memoryview]:

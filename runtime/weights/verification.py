@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 _COMMIT = re.compile(r"[0-9a-f]{7,64}")
 _INDEX = "model.safetensors.index.json"
 _INERT = frozenset({"", ".gif", ".gguf", ".jpg", ".md", ".pdf", ".png", ".rst", ".svg"})
-"""Suffixes of files that no engine opens unless a registry file names them; safetensors are, where it names a GGUF."""
+"""Suffixes of files that no engine opens unless a registry file names them."""
 
 
 def digests_for(name: str) -> Digests:
@@ -182,9 +182,15 @@ def check_content(request: Request, folder: Path) -> None:
     if request.lock is None:
         return
     locked = {each.path for each in request.lock.files}
-    inert = _INERT | {".safetensors"} if request.wanted.gguf else _INERT
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         hidden = any(part.startswith(".") for part in name.split("/"))
-        if path.is_file() and not hidden and name not in locked and path.suffix.lower() not in inert:
+        if path.is_file() and not hidden and name not in locked and not _is_inert(path, request):
             raise WeightsError(f"{path}: is not in the lock, and an engine might load it; remove it, or lock anew")
+
+
+def _is_inert(path: Path, request: Request) -> bool:
+    """Whether no engine opens the file. Who reads a GGUF reads no safetensors, but transformers adds any adapter."""
+    suffix = path.suffix.lower()
+    is_other_format = request.wanted.gguf and suffix == ".safetensors" and not path.name.startswith("adapter_")
+    return suffix in _INERT or is_other_format

@@ -49,7 +49,7 @@ def until(process: "subprocess.Popen[str]", text: str) -> str:
 def test_a_save_shows_what_it_changes(watching: "subprocess.Popen[str]", tmp_path: Path) -> None:
     save(tmp_path, "acme--a.yaml", MODEL.format(2))
     shown = until(watching, "max_input_words")
-    assert "1 model built, 3 files written in " in shown
+    assert "1 model built, 3 files written in 0." in shown
     assert "acme--a  deployments[Model].user_config.max_input_words  1  ->  2" in shown
     assert "max_input_words: 2" in (tmp_path / "generated/models/acme--a.yaml").read_text()
 

@@ -123,6 +123,8 @@ class _Faulty(_Quiet):
         """What becomes of a body, and of its headers."""
         if fault == "wrong etag":
             headers["Etag"] = '"0123456789abcdef0123456789abcdef"'
+        if fault == "no etag":
+            headers.pop("Etag", None)
         if fault == "no date":
             headers["Last-Modified"] = "no date"
             data = data.replace(b"<LastModified>2", b"<LastModified>x")

@@ -228,7 +228,7 @@ def test_one_fault_of_each_kind_is_mended(s3: FaultProxy, model, fault: str) -> 
     assert s3.faults == [fault]
 
 
-@pytest.mark.parametrize(("fault", "problem"), [("no date", "timestamp"), ("no size", "an entry without `Size`")])
+@pytest.mark.parametrize(("fault", "problem"), [("no date", "timestamp"), ("no size", "the answer has no `Size`")])
 def test_a_list_that_cannot_be_read_is_asked_for_again(s3: FaultProxy, model, fault: str, problem: str) -> None:
     put(s3, model)
     s3.choose = lambda _, path: fault if "list-type=2" in path and not s3.faults else None
@@ -236,6 +236,16 @@ def test_a_list_that_cannot_be_read_is_asked_for_again(s3: FaultProxy, model, fa
     s3.choose = lambda _, path: fault if "list-type=2" in path else None
     with pytest.raises(WeightsError, match=rf"s3://models/m/: gave up after 6 attempts: .*{problem}"):
         fetch(asked(s3, revision="dev"))
+
+
+def test_a_file_without_etag_is_asked_for_again(s3: FaultProxy, model) -> None:
+    put(s3, model)
+    s3.choose = lambda method, _: "no etag" if method == "HEAD" else None
+    with pytest.raises(WeightsError, match=r"s3://models/m/.*: gave up after 6 attempts: the answer has no `ETag`"):
+        fetch(asked(s3, lock_of(model)))
+    left = ["no etag"]
+    s3.choose = lambda method, _: left.pop() if left and method == "HEAD" else None
+    assert content(fetch(asked(s3, lock_of(model)))) == model
 
 
 def test_half_a_hash_is_asked_for_again(s3: FaultProxy, model) -> None:

@@ -106,6 +106,10 @@ def test_a_locked_gguf_may_lie_beside_the_same_model_in_another_format(tmp_path:
     described = {name: data for name, data in files.items() if not name.endswith(".safetensors")}
     lock = lock_of({**described, "model.gguf": gguf()})
     assert in_place(tmp_path, lock, "llamaCpp") == tmp_path
+    adapter = (tmp_path / "model.safetensors").replace(tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ConfigError, match=r"adapter_model\.safetensors: is not in the lock"):
+        in_place(tmp_path, lock, "llamaCpp")
+    adapter.replace(tmp_path / "model.safetensors")
     with pytest.raises(ConfigError, match=r"model\.safetensors: is not in the lock, and an engine might load it"):
         in_place(tmp_path, lock)
 
